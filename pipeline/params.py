@@ -1,0 +1,291 @@
+"""Every parameter of the study, typed and strict: `params.yaml` states each one, and a key it does not know is an error.
+
+No field has a default here, so that the file says everything and DVC has something to compare.
+`python -m pipeline.params` writes the JSON Schema with which the Snakefile checks its configuration.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.files import atomic
+
+SCHEMA = Path(__file__).parent.parent / "rules" / "params.schema.json"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*$")]
+Count = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seeds = Annotated[list[Natural], Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Independence(_Section):
+    """The loss as one codec of the study uses it; `weight` 0 leaves it out."""
+
+    weight: NonNegative
+    delay: bool  # shift stream k by k frames, as the delay-pattern LM predicts them
+    stream: Literal["quantized", "input", "residual"]
+
+
+class LanguageModels(_Section):
+    """Which codecs, trained with which seeds, get a language model of one codebook pattern."""
+
+    codecs: Annotated[list[Name], Field(min_length=1)]
+    seeds: Seeds
+
+
+class Study(_Section):
+    """What is compared with what."""
+
+    codecs: Annotated[dict[Name, Independence], Field(min_length=1)]
+    seeds: Seeds
+    language_models: Annotated[dict[Literal["delay", "flatten"], LanguageModels], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _names_what_exists(self) -> Self:
+        for pattern, models in self.language_models.items():
+            if unknown := set(models.codecs) - set(self.codecs):
+                raise ValueError(f"study.language_models.{pattern}.codecs names {sorted(unknown)}, not in study.codecs")
+            if unknown := set(models.seeds) - set(self.seeds):
+                raise ValueError(f"study.language_models.{pattern}.seeds names {sorted(unknown)}, not in study.seeds")
+        return self
+
+
+class Soundtracks(_Section):
+    """Eight game soundtracks packaged by Debian."""
+
+    packages: Annotated[list[str], Field(min_length=1)]
+
+
+class Scores(_Section):
+    """Scores from music21's corpus, rendered with a sound font."""
+
+    collections: Annotated[list[str], Field(min_length=1)]
+    works: Count  # per collection
+    renditions: Count  # per work, each with its own instruments, tempo and transposition
+    seconds: Positive  # of each rendition that are kept
+
+
+class Split(_Section):
+    """Shares of the groups (package, artist) that go to each split, by a hash with a fixed salt."""
+
+    salt: str
+    validation: Fraction
+    test: Fraction
+
+
+class Corpus(_Section):
+    """Clips of music, their splits and their credits."""
+
+    source: Literal["soundtracks", "scores"]
+    sample_rate: Count  # Hz
+    clip_seconds: Positive
+    clips_per_track: Count
+    silence_db: float  # dB RMS re full scale; quieter clips are dropped
+    split: Split
+    max_cosine: Fraction  # between embeddings of clips in different splits
+    soundtracks: Soundtracks
+    scores: Scores
+
+
+class Captions(_Section):
+    """Templates over what tags and signal analysis say of a clip."""
+
+    tag_threshold: Fraction  # probability above which a MSD_musicnn tag is named
+    max_tags: Count
+    paraphrases: Count
+    seed: Natural
+
+
+class CodecTraining(_Section):
+    """One training run of the codec."""
+
+    steps: Count
+    batch_size: Count  # segments
+    segment_seconds: Positive
+    learning_rate: Positive
+    betas: tuple[Fraction, Fraction]
+    warmup_steps: Natural
+    quantize_from: Natural  # step from which the latent is quantized; the network trains unquantized until then
+    weight_ema: Fraction  # decay of the weights' moving average, which is what gets saved
+    l1_weight: NonNegative
+    mel_weight: NonNegative
+    mel_windows: Annotated[list[Count], Field(min_length=1)]  # samples
+    mel_bins: Count
+    commitment_weight: NonNegative
+    gradient_clip: Positive
+
+
+class IndependenceTraining(_Section):
+    """When and on how much the independence loss is taken; what it weighs is `study.codecs`."""
+
+    start: Natural  # step before which every codec of a seed is the same run
+    ramp: Natural  # steps over which the weight grows from 0
+    every: Count  # steps between losses; so many batches make one macro-batch
+    estimator: Literal["permutation", "closed_form"]
+    bandwidths: Annotated[list[Positive], Field(min_length=1)]  # variances
+
+
+class Codec(_Section):
+    """SEANet with a residual vector quantizer."""
+
+    filters: Count
+    ratios: Annotated[list[Count], Field(min_length=1)]
+    dimension: Count
+    residual_layers: Count
+    kernel_size: Count
+    residual_kernel_size: Count
+    last_kernel_size: Count
+    dilation_base: Count
+    lstm_layers: Natural
+    codebooks: Count
+    codebook_size: Count
+    codebook_decay: Fraction
+    kmeans_iterations: Count
+    dead_code_threshold: NonNegative
+    training: CodecTraining
+    independence: IndependenceTraining
+
+    @model_validator(mode="after")
+    def _trunk_is_inside_the_run(self) -> Self:
+        training, start = self.training, self.independence.start
+        if not training.quantize_from <= start <= training.steps:
+            raise ValueError(
+                f"codec.independence.start is {start}; it must lie between codec.training.quantize_from "
+                f"({training.quantize_from}) and codec.training.steps ({training.steps})"
+            )
+        return self
+
+
+class Dependence(_Section):
+    """Measurement of the dependence between codebooks on held-out codes."""
+
+    shuffles: Count  # permutations behind the shuffled baseline
+    bootstrap: Count  # resamples of tracks behind an interval
+    seed: Natural
+
+
+class LanguageModel(_Section):
+    """Decoder-only transformer and its training."""
+
+    width: Count
+    heads: Count
+    layers: Count
+    feedforward: Count
+    dropout: Fraction
+    steps: Count
+    batch_size: Count  # clips
+    learning_rate: Positive
+    betas: tuple[Fraction, Fraction]
+    weight_decay: NonNegative
+    warmup_steps: Natural
+    gradient_clip: Positive
+    text_dropout: Fraction  # share of captions replaced by the null text, for guidance
+    weight_ema: Fraction
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"lm.width ({self.width}) must be a multiple of lm.heads ({self.heads})")
+        return self
+
+
+class Generation(_Section):
+    """Sampling from a language model."""
+
+    clips: Count  # captions of the test split, the same for every system
+    guidance_scale: NonNegative
+    top_k: Count
+    temperature: Positive
+    batch_size: Count
+    seed: Natural
+
+
+class Evaluation(_Section):
+    """Scores of generated and reconstructed audio against held-out music."""
+
+    loudness_lufs: float
+    seconds: Positive  # kept of each clip, at a seeded offset
+    bootstrap: Count
+    seed: Natural
+
+
+class Report(_Section):
+    """Tables and figures."""
+
+    confidence: Fraction
+
+
+class Runtime(_Section):
+    """Where and how jobs run; nothing here decides whether a result is up to date."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    archive: str  # "apt", a mirror's base address, or a folder of packages
+    downloads: str  # folder that keeps what was downloaded, shared by every run
+
+
+class Params(_Section):
+    """The whole of `params.yaml`."""
+
+    study: Study
+    corpus: Corpus
+    captions: Captions
+    codec: Codec
+    dependence: Dependence
+    lm: LanguageModel
+    generation: Generation
+    evaluation: Evaluation
+    report: Report
+    runtime: Runtime
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+class ParamsError(ValueError):
+    """Parameters that do not fit their schema; the message names each one and says what is wrong."""
+
+
+def checked(model: type[S], data: Any, origin: str) -> S:
+    """`data` as `model`, or one sentence a faulty key (ParamsError)."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'parameters'}: {f['msg']}" for f in error.errors())
+        raise ParamsError(f"{origin}: {faults}") from None
+
+
+def section(argument: str, name: str, model: type[S]) -> S:
+    """Section `name` of parameters given as a YAML or JSON file's path, or as JSON text, as a job receives them."""
+    text = argument if argument.lstrip().startswith("{") else Path(argument).read_text()
+    data = yaml.safe_load(text)
+    if not isinstance(data, dict) or name not in data:
+        raise ParamsError(f"--params lacks the section '{name}': give params.yaml or JSON with that key")
+    return checked(model, data[name], f"--params, {name}")
+
+
+def load(path: Path) -> Params:
+    """The whole of a parameter file; ParamsError where it does not fit."""
+    return checked(Params, yaml.safe_load(path.read_text()), str(path))
+
+
+def write_schema(path: Path = SCHEMA) -> None:
+    """Writes the JSON Schema that `snakemake.utils.validate` reads."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Params.model_json_schema()}
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(schema, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description="Write rules/params.schema.json from pipeline/params.py.").parse_args()
+    write_schema()

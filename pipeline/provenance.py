@@ -1,0 +1,93 @@
+"""What a result carries about its origin, and what decides whether it is up to date."""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("torch", "torchaudio", "numpy", "pandas", "soundfile", "soxr", "transformers")
+
+
+def record(params: dict[str, Any], *, seed: int | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Commit, package versions, machine, device, seed, and digest of the parameters, as JSON-ready values."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if device.startswith("cuda") else "cpu",
+        "seed": seed,
+        "params": params,
+        "params_sha256": digest(params),
+    }
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-ready value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def commit() -> str:
+    """The repository's commit, `-dirty` after it where the tree differs, or `unknown` outside git."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+
+
+@functools.cache
+def sources(module: str) -> tuple[Path, ...]:
+    """Files of this package that `module` imports, directly or not, itself among them, sorted."""
+    found: dict[str, Path] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        path = ROOT / (name.replace(".", "/") + ".py")
+        if name in found or not path.exists():
+            continue
+        found[name] = path
+        waiting += [imported for imported in _imports(path) if imported.startswith("pipeline.")]
+    return tuple(sorted(found.values()))
+
+
+def source_digest(module: str) -> str:
+    """SHA-256 of what `module` and its imports in this package compute: comments, docstrings and layout left out.
+
+    Snakemake sees a rule's own text, not the modules behind it; this digest, as a rule's parameter, makes a changed
+    formula rerun what used it and nothing else.
+    """
+    code = {str(path.relative_to(ROOT)): _code(path) for path in sources(module)}
+    return digest(code)[:16]
+
+
+def _imports(path: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+    return names
+
+
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            # A string that stands alone is a docstring: it computes nothing.
+            node.body = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+    return ast.dump(tree)
