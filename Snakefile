@@ -1,0 +1,33 @@
+"""The study, from the music to the claims table.
+
+    snakemake --cores all                                                         # params.yaml
+    snakemake --cores all --directory runs/smoke --configfile presets/smoke.yaml  # another study, beside it
+
+A phase's name is a target: corpus, codec, tokens, dependence, lm, generation, evaluation, report.
+"""
+
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: str(Path(workflow.basedir) / "params.yaml")
+
+
+include: "rules/common.smk"
+include: "rules/corpus.smk"
+include: "rules/codec.smk"
+include: "rules/tokens.smk"
+include: "rules/dependence.smk"
+include: "rules/lm.smk"
+include: "rules/generation.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        rules.report.input,

@@ -1,0 +1,92 @@
+"""Codec: one trunk a seed, from which every codec of the study branches, and how well each reconstructs."""
+
+
+rule trunk:
+    input:
+        rules.clips.output.audio,
+        rules.captions.output.manifest,
+    output:
+        state="results/codec/trunk-seed{seed}/state.safetensors",
+        description="results/codec/trunk-seed{seed}/state.json",
+        history="results/codec/trunk-seed{seed}/history.csv",
+    log:
+        "logs/codec/trunk-seed{seed}.log",
+    benchmark:
+        "benchmarks/codec/trunk-seed{seed}.tsv"
+    conda:
+        "independence-loss"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=120,
+    params:
+        settings=settings("codec", "corpus"),
+        code=code("pipeline.train_codec"),
+    shell:
+        "python -m pipeline.train_codec trunk --params {params.settings:q} --device $DEVICE"
+        " --threads {threads} --seed {wildcards.seed} --corpus results/corpus"
+        " --out results/codec/trunk-seed{wildcards.seed} > {log} 2>&1"
+
+
+rule codec_branch:
+    input:
+        rules.clips.output.audio,
+        rules.captions.output.manifest,
+        rules.trunk.output.state,
+        rules.trunk.output.description,
+    output:
+        model="results/codec/{codec}-seed{seed}/model.safetensors",
+        description="results/codec/{codec}-seed{seed}/model.json",
+        history="results/codec/{codec}-seed{seed}/history.csv",
+    log:
+        "logs/codec/{codec}-seed{seed}.log",
+    benchmark:
+        "benchmarks/codec/{codec}-seed{seed}.tsv"
+    conda:
+        "independence-loss"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=120,
+    params:
+        settings=settings("codec", "corpus", independence="study.codecs.{codec}"),
+        code=code("pipeline.train_codec"),
+    shell:
+        "python -m pipeline.train_codec branch --params {params.settings:q} --device $DEVICE"
+        " --threads {threads} --name {wildcards.codec} --seed {wildcards.seed} --corpus results/corpus"
+        " --trunk results/codec/trunk-seed{wildcards.seed}"
+        " --out results/codec/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
+
+
+rule reconstruction:
+    input:
+        rules.clips.output.audio,
+        rules.captions.output.manifest,
+        rules.codec_branch.output.model,
+        rules.codec_branch.output.description,
+    output:
+        "results/codec/{codec}-seed{seed}/metrics.json",
+    log:
+        "logs/codec/{codec}-seed{seed}.reconstruction.log",
+    conda:
+        "independence-loss"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        settings=settings("codec", "corpus"),
+        code=code("pipeline.reconstruction"),
+    shell:
+        "python -m pipeline.reconstruction --params {params.settings:q} --device $DEVICE"
+        " --threads {threads} --codec results/codec/{wildcards.codec}-seed{wildcards.seed}"
+        " --corpus results/corpus --out {output} > {log} 2>&1"
+
+
+rule codec:
+    input:
+        expand(
+            rules.codec_branch.output + rules.reconstruction.output,
+            codec=CODECS,
+            seed=SEEDS,
+        ),

@@ -1,0 +1,95 @@
+"""What the rules share: where they run, the parameters on which they depend, and the names in the study."""
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT))
+
+from pipeline import params as parameters
+from pipeline import provenance
+
+try:
+    parameters.checked(parameters.Params, config, "parameters")
+except parameters.ParamsError as error:
+    raise WorkflowError(str(error)) from None
+validate(config, str(parameters.SCHEMA), set_default=False)
+
+# What jobs find in their environment decides where and how they run, never whether a result is up to date.
+ENVIRONMENT = {
+    "PYTHONPATH": ROOT,
+    "PYTHONUNBUFFERED": 1,
+    "PYTHONHASHSEED": 0,
+    "OMP_NUM_THREADS": 1,
+    "HF_HUB_OFFLINE": 1,
+    "DEVICE": config["runtime"]["device"],
+    "ARCHIVE": config["runtime"]["archive"],
+    # Under the repository and not under the run, so that every study shares what was downloaded.
+    "DOWNLOADS": ROOT / config["runtime"]["downloads"],
+}
+if not workflow.deployment_settings.deployment_method:
+    # The interpreter that runs Snakemake runs the jobs, whether its environment is activated or not.
+    ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}:{os.getenv('PATH')}"
+shell.prefix(
+    "".join(
+        f"export {name}={shlex.quote(str(value))}; "
+        for name, value in ENVIRONMENT.items()
+    )
+)
+
+CODECS = list(config["study"]["codecs"])
+SEEDS = config["study"]["seeds"]
+MODELS = [
+    {"pattern": pattern, "codec": codec, "seed": seed}
+    for pattern, models in config["study"]["language_models"].items()
+    for codec in models["codecs"]
+    for seed in models["seeds"]
+]
+
+
+wildcard_constraints:
+    codec="|".join(map(re.escape, CODECS)),
+    seed=r"\d+",
+    pattern="|".join(config["study"]["language_models"]),
+
+
+def settings(*keys: str, **named: str) -> Callable[..., str]:
+    """The part of the configuration under dotted `keys`, as the compact JSON that a job takes as `--params`.
+
+    `name="dotted.{wildcard}"` puts what lies there under `name`. A rule sees these keys alone, so that a change of
+    any other one leaves its results up to date.
+    """
+
+    def text(wildcards) -> str:
+        part: dict = {
+            name: _lookup(key.format(**wildcards)) for name, key in named.items()
+        }
+        for key in keys:
+            *path, last = key.split(".")
+            here = part
+            for name in path:
+                here = here.setdefault(name, {})
+            here[last] = _lookup(key)
+        return json.dumps(part, sort_keys=True, separators=(",", ":"))
+
+    return text
+
+
+def _lookup(key: str):
+    value = config
+    for name in key.split("."):
+        value = value[name]
+    return value
+
+
+def code(module: str) -> str:
+    """Digest of what `module` and its imports compute, by which a changed formula reruns what used it."""
+    return provenance.source_digest(module)

@@ -1,0 +1,29 @@
+"""Dependence: mutual information between the codebooks of held-out codes."""
+
+
+rule measure_dependence:
+    input:
+        rules.tokenize.output.test,
+        manifest=rules.captions.output.manifest,
+    output:
+        "results/dependence/{codec}-seed{seed}.json",
+    log:
+        "logs/dependence/{codec}-seed{seed}.log",
+    conda:
+        "independence-loss"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=settings("dependence", "report"),
+        code=code("pipeline.dependence"),
+    shell:
+        "python -m pipeline.dependence --params {params.settings:q} --threads {threads}"
+        " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest}"
+        " --out {output} > {log} 2>&1"
+
+
+rule dependence:
+    input:
+        expand(rules.measure_dependence.output, codec=CODECS, seed=SEEDS),

@@ -1,0 +1,6 @@
+"""Report: tables, figures and the claims."""
+
+
+rule report:
+    input:
+        rules.evaluation.input,
