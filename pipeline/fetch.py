@@ -9,12 +9,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.files import atomic
 from pipeline.job import JobError
 from pipeline.provenance import ROOT, file_digest
 
@@ -81,9 +83,7 @@ def _wheel_file(wheel: Wheel, downloads: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=downloads) as folder:
             requirement = f"{wheel.name}=={wheel.version}"
             options = ["--no-deps", "--only-binary", ":all:", "--disable-pip-version-check", "--dest", folder]
-            _call(
-                [sys.executable, "-m", "pip", "download", *options, requirement], f"put {wheel.filename} there by hand"
-            )
+            _call([sys.executable, "-m", "pip", "download", *options, requirement], f"put it at {path} by hand")
             verify(Path(folder) / wheel.filename, wheel.sha256).replace(path)
     return verify(path, wheel.sha256)
 
@@ -106,3 +106,82 @@ def _renamed(folder: Path) -> Iterator[Path]:
             os.rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+class Package(NamedTuple):
+    """A Debian package; `path` and `sha256` are those of the version whose files the study pinned."""
+
+    name: str
+    path: str  # in the archive
+    sha256: str
+
+
+def packages(wanted: Sequence[Package], archive: str, downloads: Path | str) -> list[Path]:
+    """The .deb file of each package.
+
+    Args:
+        wanted: packages to get.
+        archive: `apt` (the system's own sources, into private folders, without root), the base address of a Debian
+            mirror (`http...`; it must still carry the pinned version), or a folder of .deb files, used in place.
+        downloads: what is fetched is kept here and taken from here the next time.
+
+    Raises:
+        JobError: a package cannot be had; the message says what else to set.
+    """
+    if archive != "apt" and not archive.startswith(("http://", "https://")):
+        return [_deb(package, ROOT / archive) or _absent(package, ROOT / archive) for package in wanted]
+    downloads = downloads_folder(downloads)
+    missing = [package for package in wanted if _deb(package, downloads) is None]
+    if missing and archive == "apt":
+        _apt([package.name for package in missing], downloads)
+    elif missing:
+        for package in missing:
+            _mirror(package, archive, downloads)
+    return [_deb(package, downloads) or _absent(package, downloads) for package in wanted]
+
+
+def _deb(package: Package, folder: Path) -> Path | None:
+    return next(iter(sorted(folder.glob(f"{package.name}_*.deb"), reverse=True)), None)
+
+
+def _absent(package: Package, folder: Path) -> Path:
+    raise JobError(
+        f"{folder} has no {package.name}_*.deb: set runtime.archive to apt, to a Debian mirror's base address or to a "
+        "folder that holds the packages, or corpus.source to scores, which needs none"
+    )
+
+
+def _apt(names: list[str], downloads: Path) -> None:
+    remedy = (
+        "set runtime.archive to a Debian mirror's base address or a folder of .deb files, or corpus.source to scores"
+    )
+    if shutil.which("apt-get") is None:
+        raise JobError(f"runtime.archive is apt, but there is no apt-get here: {remedy}")
+    with tempfile.TemporaryDirectory(dir=downloads) as folder:
+        state, cache = Path(folder, "state", "lists", "partial"), Path(folder, "cache", "archives", "partial")
+        state.mkdir(parents=True)
+        cache.mkdir(parents=True)
+        options = ["-o", f"Dir::State::Lists={state.parent}", "-o", f"Dir::Cache={cache.parent.parent}"]
+        options += ["-o", "APT::Sandbox::User=root", "-o", "Debug::NoLocking=true", "-q"]
+        # One unreachable source of several ends `update` with an error and still leaves the others' lists.
+        subprocess.run(["apt-get", *options, "update"], capture_output=True, check=False)
+        _call(["apt-get", *options, "download", *names], remedy, cwd=folder)
+        for file in Path(folder).glob("*.deb"):
+            file.replace(downloads / file.name)
+
+
+def _mirror(package: Package, address: str, downloads: Path) -> None:
+    url = f"{address.rstrip('/')}/{package.path}"
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=60) as answer,
+            atomic(downloads / Path(package.path).name) as temporary,
+        ):
+            with temporary.open("wb") as file:
+                shutil.copyfileobj(answer, file)
+            verify(temporary, package.sha256)
+    except OSError as error:
+        raise JobError(
+            f"{url} cannot be had ({error}): mirrors drop old versions; set runtime.archive to apt, to another "
+            "mirror's base address, or to a folder of .deb files"
+        ) from None

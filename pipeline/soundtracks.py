@@ -1,0 +1,150 @@
+"""Game soundtracks packaged by Debian: the pinned catalogue of their tracks, and reading those out of the packages.
+
+`soundtracks.csv` has one row per track: digest, title, artist, licence, style and group, from the files' tags, the
+packages' copyright files and the albums' own lists, which correct tags that are missing or plainly wrong. Tracks are
+recognised by the SHA-256 of the audio file, so that another version of a package with the same tracks serves as well.
+"""
+
+import csv
+import hashlib
+import io
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from pipeline.fetch import Package
+from pipeline.job import JobError
+
+CATALOGUE = Path(__file__).with_suffix(".csv")
+SUFFIXES = (".ogg", ".opus")
+
+PACKAGES = {
+    package.name: package
+    for package in (
+        Package(
+            "wesnoth-1.16-music",
+            "pool/main/w/wesnoth-1.16/wesnoth-1.16-music_1.16.9-1_all.deb",
+            "f9bc3cde92b4ab30db5d7b85f89b4bcc3d788dd92602956d0347250850bf59bb",
+        ),
+        Package(
+            "ufoai-music",
+            "pool/main/u/ufoai-music/ufoai-music_2.5-2_all.deb",
+            "2465d55e9dce75a3a2a1ad1c8ca67da84e251c04e0965d63a8562b2d9f76f9e6",
+        ),
+        Package(
+            "warzone2100-music",
+            "pool/main/w/warzone2100/warzone2100-music_4.3.3-3_all.deb",
+            "d3b2c9f90ea5438d45d4aff18339a03ec808e1affa9dac91f7dad61cb15ee64e",
+        ),
+        Package(
+            "nexuiz-music",
+            "pool/main/n/nexuiz-data/nexuiz-music_2.5.2-12_all.deb",
+            "d1a7d6e2c0a5bbe6670dbf73354e38f742597310d425e373250fc71a636f8dda",
+        ),
+        Package(
+            "singularity-music",
+            "pool/main/s/singularity-music/singularity-music_007-2_all.deb",
+            "139ba1e408eeb0a72f1fff3760ca46558b9f81bed97dc8c0efa108c4007f4845",
+        ),
+        Package(
+            "hyperrogue-music",
+            "pool/main/h/hyperrogue/hyperrogue-music_12.0q-1_all.deb",
+            "61ab9f4c2169442d85f42c42d26e80c1a18b93c741f3d44f1b9d83015904e7f7",
+        ),
+        Package(
+            "colobot-common-sounds",
+            "pool/main/c/colobot/colobot-common-sounds_0.2.0-2_all.deb",
+            "819e799542eac69c95b072567b5584eb3e0b2bb900de13efa3684915747b1644",
+        ),
+        Package(
+            "marsshooter-data",
+            "pool/main/m/marsshooter/marsshooter-data_0.7.6-7_all.deb",
+            "b8d040a9739434f2be96bbf9b38f0743d56d59b853647b2242f9357e38394951",
+        ),
+    )
+}
+
+
+class Track(NamedTuple):
+    """One row of the catalogue."""
+
+    package: str
+    path: str  # in the package; what lies in a .pk3 follows its name
+    sha256: str  # of the audio file
+    title: str
+    artist: str  # empty where nothing names one
+    group: str  # package and artist, else what the file names share: never in two splits
+    genre: str  # the tag
+    style: str  # what the genre says of the music, for captions; empty where it says nothing
+    licence: str
+
+
+def wanted(names: Sequence[str]) -> list[Package]:
+    """The pinned packages of these names; JobError for a name that is not in the catalogue."""
+    if unknown := set(names) - set(PACKAGES):
+        raise JobError(f"corpus.soundtracks.packages names {sorted(unknown)}; known are {sorted(PACKAGES)}")
+    return [PACKAGES[name] for name in names]
+
+
+def catalogue(names: Sequence[str]) -> dict[str, Track]:
+    """The tracks of these packages by the SHA-256 of their audio files, in the catalogue's order."""
+    with CATALOGUE.open(newline="", encoding="utf-8") as file:
+        tracks = [Track(**row) for row in csv.DictReader(file)]
+    return {track.sha256: track for track in tracks if track.package in names}
+
+
+def tracks(deb: Path, known: dict[str, Track]) -> Iterator[tuple[Track, BinaryIO]]:
+    """The known tracks that `deb` holds, each with its encoded audio; other audio files (effects) are passed over."""
+    for _, data in audio_files(deb):
+        track = known.get(hashlib.sha256(data).hexdigest())
+        if track is not None:
+            yield track, io.BytesIO(data)
+
+
+def audio_files(deb: Path) -> Iterator[tuple[str, bytes]]:
+    """Path and bytes of each Vorbis or Opus file of a Debian package, those in its .pk3 (zip) files included.
+
+    Raises:
+        JobError: the package is damaged, or compressed in a way that the standard library does not know.
+    """
+    try:
+        with deb.open("rb") as file:
+            compression = _seek_data(file, deb)
+            with tarfile.open(fileobj=file, mode=f"r|{compression}") as members:
+                for member in members:
+                    path = member.name.removeprefix("./")
+                    if path.endswith(SUFFIXES):
+                        yield path, members.extractfile(member).read()
+                    elif path.endswith(".pk3"):
+                        yield from _zipped(path, members.extractfile(member))
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        raise JobError(f"{deb} cannot be unpacked ({error}): it is damaged; remove it and run again") from None
+
+
+def _seek_data(file: BinaryIO, deb: Path) -> str:
+    """Moves to the payload of an `ar` file and returns its compression: `xz`, `gz`, `bz2`."""
+    if file.read(8) != b"!<arch>\n":
+        raise JobError(f"{deb} is not a Debian package: remove it and run again")
+    while len(header := file.read(60)) == 60:
+        name, size = header[:16].decode().strip().rstrip("/"), int(header[48:58])
+        if name.startswith("data.tar"):
+            compression = name.removeprefix("data.tar").removeprefix(".")
+            if compression not in ("", "xz", "gz", "bz2"):
+                raise JobError(f"{deb}: data.tar.{compression} cannot be read by Python; take Debian's own package")
+            return compression
+        file.seek(size + size % 2, io.SEEK_CUR)
+    raise JobError(f"{deb} holds no data.tar: it is truncated; remove it and run again")
+
+
+def _zipped(path: str, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+    # A zip file is read from its end, a tar stream only forwards.
+    with tempfile.TemporaryFile() as file:
+        while chunk := stream.read(1 << 20):
+            file.write(chunk)
+        with zipfile.ZipFile(file) as members:
+            for member in members.infolist():
+                if member.filename.endswith(SUFFIXES):
+                    yield f"{path}/{member.filename}", members.read(member)
