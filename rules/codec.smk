@@ -14,7 +14,7 @@ rule trunk:
     benchmark:
         "benchmarks/codec/trunk-seed{seed}.tsv"
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=3000,
@@ -43,7 +43,7 @@ rule codec_branch:
     benchmark:
         "benchmarks/codec/{codec}-seed{seed}.tsv"
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=3000,
@@ -69,7 +69,7 @@ rule reconstruction:
     log:
         "logs/codec/{codec}-seed{seed}.reconstruction.log",
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=2000,

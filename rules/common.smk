@@ -36,7 +36,7 @@ ENVIRONMENT = {
     "DOWNLOADS": ROOT / config["runtime"]["downloads"],
 }
 if not workflow.deployment_settings.deployment_method:
-    # The interpreter that runs Snakemake runs the jobs, whether its environment is activated or not.
+    # The interpreter that runs Snakemake runs the jobs too, activated or not.
     ENVIRONMENT["PATH"] = f"{Path(sys.executable).parent}:{os.getenv('PATH')}"
 shell.prefix(
     "".join(
@@ -59,6 +59,13 @@ wildcard_constraints:
     codec="|".join(map(re.escape, CODECS)),
     seed=r"\d+",
     pattern="|".join(config["study"]["language_models"]),
+
+
+def environment(wildcards) -> str | None:
+    """The conda environment that jobs activate under `--sdm conda`; else they run in Snakemake's own."""
+    return (
+        "independence-loss" if workflow.deployment_settings.deployment_method else None
+    )
 
 
 def settings(*keys: str, **named: str) -> Callable[..., str]:

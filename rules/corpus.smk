@@ -12,7 +12,7 @@ rule clips:
     benchmark:
         "benchmarks/corpus/clips.tsv"
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=4000,
@@ -36,7 +36,7 @@ rule tags:
     benchmark:
         "benchmarks/corpus/tags.tsv"
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=2000,
@@ -60,7 +60,7 @@ rule captions:
     log:
         "logs/corpus/captions.log",
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=2000,

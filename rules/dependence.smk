@@ -10,7 +10,7 @@ rule measure_dependence:
     log:
         "logs/dependence/{codec}-seed{seed}.log",
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=2000,

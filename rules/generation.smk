@@ -18,7 +18,7 @@ rule generate:
     benchmark:
         "benchmarks/generation/{pattern}/{codec}-seed{seed}.tsv"
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=4000,

@@ -9,7 +9,7 @@ rule encode_text:
     log:
         "logs/lm/text.log",
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=2000,
@@ -37,7 +37,7 @@ rule train_lm:
     benchmark:
         "benchmarks/lm/{pattern}/{codec}-seed{seed}.tsv"
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=4000,

@@ -16,7 +16,7 @@ rule tokenize:
     benchmark:
         "benchmarks/tokens/{codec}-seed{seed}.tsv"
     conda:
-        "independence-loss"
+        environment
     threads: 1
     resources:
         mem_mb=2000,
