@@ -1,0 +1,71 @@
+"""Codebook patterns: which token, (codebook, frame), is predicted at which step (MusicGen, section 2.2).
+
+A pattern is data, one array of steps `[K, T]`; laying tokens out, the inverse and the mask follow from it alone.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Step at which each token is predicted; tokens of one step are predicted independently, given all earlier steps."""
+
+    step: Tensor  # [K, T], int64; no step holds two tokens of one codebook
+
+    @property
+    def steps(self) -> int:
+        """Number of steps S; 0 for no frames."""
+        return int(self.step.max()) + 1 if self.step.numel() else 0
+
+    @functools.cached_property
+    def mask(self) -> Tensor:
+        """Where a token stands, `[K, S]`, bool; a special token fills the rest."""
+        mask = torch.zeros(len(self.step), self.steps, dtype=torch.bool)
+        return mask.scatter_(1, self.step, True)
+
+    def lay_out(self, codes: Tensor, special: int) -> Tensor:
+        """Tokens by frame to tokens by step, `[B, K, T]` -> `[B, K, S]`, with `special` where nothing stands."""
+        _check(codes, "codes", self.step.shape, "[B, K, T]")
+        laid = codes.new_full((*codes.shape[:2], self.steps), special)
+        return laid.scatter_(2, self.step.to(codes.device).expand_as(codes), codes)
+
+    def collect(self, laid: Tensor) -> Tensor:
+        """Tokens by step to tokens by frame, `[B, K, S]` -> `[B, K, T]`: the inverse of `lay_out`."""
+        _check(laid, "laid", self.mask.shape, "[B, K, S]")
+        return laid.gather(2, self.step.to(laid.device).expand(len(laid), -1, -1))
+
+
+def pattern(name: str, codebooks: int, frames: int) -> Pattern:
+    """The pattern `name` for K = `codebooks` and T = `frames`.
+
+    - `parallel`: all codebooks of frame t at step t; T steps.
+    - `delay`: codebook k of frame t at step t + k; T + K - 1 steps.
+    - `flatten`: codebook k of frame t at step K t + k; K T steps, and no two tokens share one: the exact joint model.
+
+    Raises:
+        ValueError: an unknown name, no codebook, or a negative number of frames.
+    """
+    if name not in PATTERNS:
+        raise ValueError(f"there is no codebook pattern '{name}'; choose one of {', '.join(PATTERNS)}")
+    if codebooks < 1 or frames < 0:
+        raise ValueError(f"a pattern needs K >= 1 codebooks and T >= 0 frames, got K={codebooks}, T={frames}")
+    k, t = torch.arange(codebooks)[:, None], torch.arange(frames)[None]
+    return Pattern(PATTERNS[name](k, t, codebooks).expand(codebooks, frames).contiguous())
+
+
+# Step of codebook k and frame t, given K.
+PATTERNS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "parallel": lambda k, t, codebooks: t,
+    "delay": lambda k, t, codebooks: t + k,
+    "flatten": lambda k, t, codebooks: codebooks * t + k,
+}
+
+
+def _check(tokens: Tensor, name: str, expected: torch.Size, shape: str) -> None:
+    if tokens.ndim != 3 or tokens.shape[1:] != expected:
+        raise ValueError(f"{name} must be {shape} with {shape[4:-1]} = {tuple(expected)}, got {tuple(tokens.shape)}")

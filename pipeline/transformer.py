@@ -1,0 +1,136 @@
+"""Decoder-only transformer of MusicGen: pre-norm, GELU, sinusoidal positions, no biases, cross-attention to text.
+
+Layer by layer it is `transformers.MusicgenDecoder`, with the projections of self-attention (query, key, value) and of
+cross-attention (key, value) stacked into one matrix each.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer during generation."""
+
+    keys: Tensor  # [B, H, S, d]; the first `position` steps hold what has passed
+    values: Tensor  # [B, H, S, d]
+    text_keys: Tensor  # [B, H, L, d], computed once
+    text_values: Tensor  # [B, H, L, d]
+    text_mask: Tensor  # [B, 1, 1, L], bool
+
+
+class Transformer(nn.Module):
+    """Layers of causal self-attention, cross-attention and feed-forward, then a norm."""
+
+    def __init__(self, *, width: int, heads: int, layers: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.width, self.dropout = width, dropout
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for layer in self.layers:
+            for projection in (layer.self_out, layer.cross_out, layer.fc2):
+                # Keeps the variance of the residual stream from growing with depth.
+                projection.weight.data /= math.sqrt(3 * layers)
+
+    def forward(self, inputs: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """All steps at once, `[B, S, width]`, with text `[B, L, width]` and its mask `[B, L]` -> `[B, S, width]`."""
+        hidden = inputs + sinusoids(inputs.shape[1], self.width).to(inputs)
+        hidden = F.dropout(hidden, self.dropout, self.training)
+        mask = text_mask[:, None, None]
+        for layer in self.layers:
+            hidden = layer(hidden, text, mask)
+        return self.norm(hidden)
+
+    def cache(self, text: Tensor, text_mask: Tensor, steps: int) -> list[LayerCache]:
+        """Room for `steps` steps, with the text's keys and values filled in."""
+        return [layer.cache(text, text_mask[:, None, None], steps) for layer in self.layers]
+
+    def step(self, inputs: Tensor, cache: list[LayerCache], position: int) -> Tensor:
+        """One step, `[B, width]` -> `[B, width]`; equal to that step of `forward`, and written into `cache`."""
+        hidden = inputs + sinusoids(cache[0].keys.shape[2], self.width)[position].to(inputs)
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            hidden = layer.step(hidden, layer_cache, position)
+        return self.norm(hidden)
+
+
+class DecoderLayer(nn.Module):
+    """`x + A(norm x)`, `x + C(norm x, text)`, `x + W2 gelu(W1 norm x)`."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.self_norm = nn.LayerNorm(width)
+        self.self_qkv = _linear(width, 3 * width)
+        self.self_out = _linear(width, width)
+        self.cross_norm = nn.LayerNorm(width)
+        self.cross_q = _linear(width, width)
+        self.cross_kv = _linear(width, 2 * width)
+        self.cross_out = _linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.fc1 = _linear(width, feedforward)
+        self.fc2 = _linear(feedforward, width)
+
+    def forward(self, hidden: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """Hidden states `[B, S, width]`, text `[B, L, width]`, mask `[B, 1, 1, L]` -> `[B, S, width]`."""
+        query, key, value = self._split(self.self_qkv(self.self_norm(hidden)), 3)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        hidden = hidden + self._drop(self.self_out(_merge(attended)))
+        (query,) = self._split(self.cross_q(self.cross_norm(hidden)), 1)
+        key, value = self._split(self.cross_kv(text), 2)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=text_mask)
+        hidden = hidden + self._drop(self.cross_out(_merge(attended)))
+        return hidden + self._drop(self.fc2(self._drop(F.gelu(self.fc1(self.norm(hidden))))))
+
+    def cache(self, text: Tensor, text_mask: Tensor, steps: int) -> LayerCache:
+        """Room for `steps` steps of this layer."""
+        key, value = (part.contiguous() for part in self._split(self.cross_kv(text), 2))
+        shape = (*key.shape[:2], steps, key.shape[3])
+        return LayerCache(key.new_empty(shape), key.new_empty(shape), key, value, text_mask)
+
+    def step(self, hidden: Tensor, cache: LayerCache, position: int) -> Tensor:
+        """One step without dropout, `[B, width]` -> `[B, width]`."""
+        query, key, value = self._split(self.self_qkv(self.self_norm(hidden))[:, None], 3)
+        cache.keys[:, :, position] = key[:, :, 0]
+        cache.values[:, :, position] = value[:, :, 0]
+        past = slice(position + 1)
+        attended = F.scaled_dot_product_attention(query, cache.keys[:, :, past], cache.values[:, :, past])
+        hidden = hidden + self.self_out(_merge(attended)[:, 0])
+        (query,) = self._split(self.cross_q(self.cross_norm(hidden))[:, None], 1)
+        attended = F.scaled_dot_product_attention(query, cache.text_keys, cache.text_values, attn_mask=cache.text_mask)
+        hidden = hidden + self.cross_out(_merge(attended)[:, 0])
+        return hidden + self.fc2(F.gelu(self.fc1(self.norm(hidden))))
+
+    def _split(self, stacked: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """`[B, S, parts * width]` -> `parts` times `[B, H, S, d]`."""
+        return stacked.unflatten(2, (parts, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+    def _drop(self, hidden: Tensor) -> Tensor:
+        return F.dropout(hidden, self.dropout, self.training)
+
+
+@functools.cache
+def sinusoids(length: int, width: int) -> Tensor:
+    """Positions `[length, width]`: cos(p w_i), then sin(p w_i), with w_i = 10000^(-i / (width / 2 - 1)).
+
+    Differs from Vaswani et al. (2017) as MusicGen does: cosines and sines stand side by side, and the last frequency is
+    1/10000.
+    """
+    half = width // 2
+    frequency = torch.exp(torch.arange(half).double() * (-math.log(10_000) / max(half - 1, 1)))
+    angle = torch.arange(length).double()[:, None] * frequency
+    return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, width % 2)).float()
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(linear.weight, std=inputs**-0.5)
+    return linear
+
+
+def _merge(attended: Tensor) -> Tensor:
+    """`[B, H, S, d]` -> `[B, S, H d]`."""
+    return attended.transpose(1, 2).flatten(2)
