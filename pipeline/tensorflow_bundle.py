@@ -36,8 +36,8 @@ def read(prefix: Path | str, *, ending: tuple[str, ...] = ("",)) -> dict[str, np
 def crc32c(data: bytes) -> int:
     """CRC-32C (Castagnoli) of `data`, at least 4 bytes.
 
-    A CRC is linear in the bits and blind to leading zeros, so lanes of the data are taken side by side and then folded in
-    pairs: crc(a b) = shift(crc(a), len(b)) ^ crc(b), where shifting by twice the length is the shift's square.
+    A CRC is linear in the bits and blind to leading zeros, so lanes of the data are taken side by side and then folded
+    in pairs: crc(a b) = shift(crc(a), len(b)) ^ crc(b), where shifting by twice the length is the shift's square.
     """
     lanes = 1 << max(0, (-(-len(data) // LANE) - 1).bit_length())
     rows = np.zeros(lanes * LANE, np.uint32)
