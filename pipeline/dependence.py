@@ -104,7 +104,7 @@ def delay_shift(codes: np.ndarray) -> np.ndarray:
     return result
 
 
-ALIGNMENTS = {"equal_time": lambda codes: codes, "delay": delay_shift}
+ALIGNMENTS = {"equal_time": lambda codes: codes, "delayed": delay_shift}
 
 
 def measure(

@@ -163,9 +163,9 @@ def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys, "argv", ["dependence", *argv])
     dependence.main()
     found = json.loads(Path("out.json").read_text())
-    assert found["alignments"]["delay"]["frames"] == 6 * 97
+    assert found["alignments"]["delayed"]["frames"] == 6 * 97
     assert found["alignments"]["equal_time"]["tracks"] == 4
-    assert len(found["alignments"]["delay"]["total"]["entropy"]["resamples"]) == 5
+    assert len(found["alignments"]["delayed"]["total"]["entropy"]["resamples"]) == 5
     again = Path("out.json").read_bytes()
     dependence.main()
     assert Path("out.json").read_bytes() == again

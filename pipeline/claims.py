@@ -1,0 +1,294 @@
+"""The paper's claims C1 to C7 and the rules by which the study's numbers decide them.
+
+The rules were written before any number was read. All differences are paired: the same tracks are drawn for both sides
+in every resample. A difference goes a claim's way where its whole interval lies on that side of the stated margin, and
+against it where the whole interval lies on the other. A claim is
+
+- supported, where every deciding difference goes its way: for every codec with the loss, and every seed;
+- not supported, where at least one goes against it and none goes its way;
+- undecided at this size, otherwise;
+- not tested, where the study lacks what it takes.
+
+C1  Mutual information above the shuffled baseline, summed over pairs of codebooks, codec with the loss minus codec
+    without; at equal time, or under the delay shift where the loss is delayed: lower than 0. Where the loss cost
+    more than `ENTROPY_COST` of the summed entropy in any seed, information normalised by the sum of entropies decides
+    instead, for a codec that says less shares less.
+C2  Spearman's rank correlation of MMD and mutual information over codecs and seeds: positive with p under
+    1 - confidence at equal time and under the delay shift (against it: negative with such a p).
+C3  FAD-MTT and KL-MTT of the delay-pattern LM on a codec with the loss, minus those on the codec without: lower than 0.
+    Beside it, deciding nothing: the price of the product of marginals, held-out bits per frame of delay minus flatten.
+C4  Seconds of generation, flatten over delay on one codec: at least `FASTER` (against it: no more than 1).
+C5  FAD-MTT and KL-MTT under the delay-pattern LM, codec with the delayed loss minus the one whose loss has no delay:
+    lower than 0. Beside it, deciding nothing: their mutual information under the delay shift.
+C6  SI-SDR and log-mel distance, with the loss minus without: worse by less than `SI_SDR_MARGIN` dB and `LOG_MEL_MARGIN`
+    of the distance (against it: worse by more). The margins are ours; the paper states none.
+C7  Not tested: the study has one kind of quantizer.
+
+Where several seeds or codecs decide, nothing corrects for their number: supported takes all of them, which is the
+stricter side; not supported takes one, which is the looser.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline import statistics
+from pipeline.results import ALIGNMENTS, Model, Results
+from pipeline.statistics import Estimate
+
+SUPPORTED = "supported"
+NOT_SUPPORTED = "not supported"
+UNDECIDED = "undecided at this size"
+NOT_TESTED = "not tested"
+
+ENTROPY_COST = 0.05  # share of the summed entropy
+FASTER = 2.0
+SI_SDR_MARGIN = 0.5  # dB
+LOG_MEL_MARGIN = 0.02  # share of the distance
+
+SAYS = {
+    "C1": "The loss reduces the statistical dependence between codebooks",
+    "C2": "The criterion (MMD) follows mutual information",
+    "C3": "With the loss, modelling the product of marginals gives better music",
+    "C4": "Modelling the product of marginals generates much faster than the joint model",
+    "C5": "The loss should follow the LM's decoding strategy (delayed loss for a delayed LM)",
+    "C6": "Reconstruction does not pay for the loss",
+    "C7": "The loss carries over to other multi-stream codecs",
+}
+
+
+class Finding(NamedTuple):
+    """One measured number; `verdict` is for or against the claim, or neither, and empty where it decides nothing."""
+
+    measure: str
+    of: str
+    seed: str
+    value: float
+    low: float | None
+    high: float | None
+    verdict: str
+
+
+class Claim(NamedTuple):
+    """A claim, what was measured for it, what that says, and what it rests on."""
+
+    id: str
+    measured: str
+    verdict: str
+    rests_on: str
+    findings: list[Finding]
+
+    @property
+    def says(self) -> str:
+        """The claim in words."""
+        return SAYS[self.id]
+
+
+def assess(results: Results) -> list[Claim]:
+    """All claims, decided by the rules above.
+
+    Raises:
+        ValueError: a result file that the study should have made is missing or does not fit the others.
+    """
+    return [rule(results) for rule in (_c1, _c2, _c3, _c4, _c5, _c6, _c7)]
+
+
+def combine(verdicts: list[str]) -> str:
+    """One verdict of many: all for it, one against it and none for it, or undecided; of none, not tested."""
+    if not verdicts:
+        return NOT_TESTED
+    if set(verdicts) == {SUPPORTED}:
+        return SUPPORTED
+    return NOT_SUPPORTED if NOT_SUPPORTED in verdicts and SUPPORTED not in verdicts else UNDECIDED
+
+
+def lower(estimate: Estimate, margin: float = 0.0) -> str:
+    """For the claim where the whole interval is below `margin`, against it where the whole interval is above."""
+    if estimate.high < margin:
+        return SUPPORTED
+    return NOT_SUPPORTED if estimate.low > margin else UNDECIDED
+
+
+def _finding(measure: str, of: str, seed: int | str, estimate: Estimate, verdict: str = "") -> Finding:
+    return Finding(measure, of, str(seed), *map(float, estimate[:3]), verdict)
+
+
+def _claim(id_: str, measured: str, rests_on: str, findings: list[Finding]) -> Claim:
+    deciding = [finding.verdict for finding in findings if finding.verdict]
+    return Claim(id_, measured, combine(deciding), rests_on if findings else "nothing", findings)
+
+
+def _pairs(results: Results) -> list[tuple[str, str]]:
+    """Codecs with the loss, each beside the codec without it."""
+    return [(ours, theirs) for theirs in results.baselines[:1] for ours in results.independent]
+
+
+def _c1(results: Results) -> Claim:
+    findings, cost = [], False
+    for ours, theirs in _pairs(results):
+        alignment = "delayed" if results.codecs[ours].delay else "equal_time"
+        where, between = ALIGNMENTS[alignment], f"{ours} - {theirs}"
+        changes = {seed: _changes(results, ours, theirs, seed, alignment) for seed in results.study.seeds}
+        costly = min(entropy.value for _, _, entropy in changes.values()) < -ENTROPY_COST
+        cost = cost or costly
+        for seed, (bits, share, entropy) in changes.items():
+            by_bits, by_share = ("", lower(share)) if costly else (lower(bits), "")
+            findings += [
+                _finding(f"MI, {where} (bits)", between, seed, bits, by_bits),
+                _finding(f"MI over sum of entropies, {where}", between, seed, share, by_share),
+                _finding("summed entropy (relative)", between, seed, entropy),
+            ]
+    measured = "pairwise mutual information of held-out codes above a shuffled baseline, with the loss minus without"
+    claim = _claim("C1", measured, _held_out(results), findings)
+    if not cost:
+        return claim
+    verdict = f"{SUPPORTED}, at an entropy cost" if claim.verdict == SUPPORTED else claim.verdict
+    return claim._replace(measured=f"{measured}; normalised where the loss cost entropy", verdict=verdict)
+
+
+def _changes(
+    results: Results, ours: str, theirs: str, seed: int, alignment: str
+) -> tuple[Estimate, Estimate, Estimate]:
+    """Mutual information (bits) and normalised, one codec minus another, and the relative change of summed entropy."""
+
+    def change(how: Callable[..., Estimate], measure: str) -> Estimate:
+        return how(*(results.total(codec, seed, alignment, measure) for codec in (ours, theirs)), results.confidence)
+
+    return (
+        change(statistics.difference, "mutual_information"),
+        change(statistics.difference, "normalised_by_sum"),
+        change(statistics.ratio, "entropy"),
+    )
+
+
+def _c2(results: Results) -> Claim:
+    findings, alpha = [], 1 - results.confidence
+    runs = [(codec, seed) for codec in results.codecs for seed in results.study.seeds]
+    for alignment, where in ALIGNMENTS.items():
+        mmd = np.array([results.codec(*run)["mmd"][alignment] for run in runs])
+        information = np.array([results.total(*run, alignment, "mutual_information").value for run in runs])
+        with_it = statistics.rank_correlation(mmd, information)
+        against = statistics.rank_correlation(-mmd, information)
+        verdict = SUPPORTED if with_it.p < alpha else NOT_SUPPORTED if against.p < alpha else UNDECIDED
+        of = f"{with_it.points} codecs, p = {with_it.p:.3f}"
+        findings.append(Finding(f"Spearman's rho of MMD and MI, {where}", of, "all", with_it.rho, None, None, verdict))
+    rests_on = f"{len(runs)} codecs ({len(results.codecs)} settings, {len(results.study.seeds)} seeds)"
+    return _claim("C2", "rank correlation of MMD and mutual information on held-out codes", rests_on, findings)
+
+
+def _c3(results: Results) -> Claim:
+    findings = []
+    for ours, theirs in _pairs(results):
+        for seed in results.study.seeds:
+            sides = [Model("delay", codec, seed) for codec in (ours, theirs)]
+            joint = [Model("flatten", codec, seed) for codec in (ours, theirs)]
+            between = f"{ours} - {theirs}"
+            findings += _music(results, *sides, between)
+            if {*sides, *joint} <= set(results.models):
+                price = [
+                    statistics.difference(results.bits(marginal), results.bits(whole), results.confidence)
+                    for marginal, whole in zip(sides, joint, strict=True)
+                ]
+                change = statistics.difference(*price, results.confidence)
+                findings.append(_finding("price of the product of marginals (bits per frame)", between, seed, change))
+    measured = "FAD-MTT and KL-MTT of the delay-pattern LM, on the codec with the loss minus without"
+    return _claim("C3", measured, _generated(results), findings)
+
+
+def _c4(results: Results) -> Claim:
+    findings = []
+    for joint in results.models:
+        marginal = joint._replace(pattern="delay")
+        if joint.pattern != "flatten" or marginal not in results.models:
+            continue
+        slow, fast = results.timing(joint), results.timing(marginal)
+        steps, seconds = slow["steps"] / fast["steps"], slow["seconds"] / fast["seconds"]
+        verdict = SUPPORTED if seconds >= FASTER else NOT_SUPPORTED if seconds <= 1 else UNDECIDED
+        findings += [
+            Finding("seconds, flatten over delay", joint.codec, str(joint.seed), seconds, None, None, verdict),
+            Finding("steps, flatten over delay", joint.codec, str(joint.seed), steps, None, None, ""),
+        ]
+    rests_on = f"{len(findings) // 2} pairs of models, each timed once, beside whatever else the machine ran"
+    return _claim(
+        "C4", "steps and seconds of generation, flatten over delay, same codec and captions", rests_on, findings
+    )
+
+
+def _c5(results: Results) -> Claim:
+    findings = []
+    loss = results.codecs
+    for ours in (name for name in results.independent if loss[name].delay):
+        same = loss[ours].model_copy(update={"delay": False})
+        for theirs in (name for name in results.independent if loss[name] == same):
+            for seed in results.study.seeds:
+                between = f"{ours} - {theirs}"
+                findings += _music(results, Model("delay", ours, seed), Model("delay", theirs, seed), between)
+                information = statistics.difference(
+                    results.total(ours, seed, "delayed", "mutual_information"),
+                    results.total(theirs, seed, "delayed", "mutual_information"),
+                    results.confidence,
+                )
+                findings.append(_finding("MI, delay shift (bits)", between, seed, information))
+    measured = "FAD-MTT and KL-MTT of the delay-pattern LM, on the codec with the delayed loss minus the undelayed"
+    return _claim("C5", measured, _generated(results), findings)
+
+
+def _c6(results: Results) -> Claim:
+    findings = []
+    for ours, theirs in _pairs(results):
+        for seed in results.study.seeds:
+            si_sdr, log_mel = (
+                [results.reconstruction(codec, seed, measure) for codec in (ours, theirs)]
+                for measure in ("si_sdr", "log_mel")
+            )
+            gain = statistics.difference(*si_sdr, results.confidence)
+            loss = statistics.difference(*reversed(si_sdr), results.confidence)
+            distance = statistics.ratio(*log_mel, results.confidence)
+            between = f"{ours} - {theirs}"
+            findings += [
+                _finding("SI-SDR (dB)", between, seed, gain, lower(loss, SI_SDR_MARGIN)),
+                _finding("log-mel distance (relative)", between, seed, distance, lower(distance, LOG_MEL_MARGIN)),
+            ]
+    measured = (
+        f"SI-SDR and log-mel distance, with the loss minus without; margins {SI_SDR_MARGIN} dB and {LOG_MEL_MARGIN:.0%}"
+    )
+    return _claim("C6", measured, _held_out(results), findings)
+
+
+def _c7(_: Results) -> Claim:
+    return _claim("C7", "nothing: the study has one kind of quantizer", "nothing", [])
+
+
+def _music(results: Results, ours: Model, theirs: Model, between: str) -> list[Finding]:
+    """FAD-MTT and KL-MTT of one model minus another's; nothing where the study lacks one of the two."""
+    if not {ours, theirs} <= set(results.models):
+        return []
+    systems = [f"generation/{model.name}" for model in (ours, theirs)]
+    fad = statistics.difference(*(results.fad(system) for system in systems), results.confidence)
+    kl = statistics.difference(*(results.kl(system) for system in systems), results.confidence)
+    return [
+        _finding("FAD-MTT", between, ours.seed, fad, lower(fad)),
+        _finding("KL-MTT (nats)", between, ours.seed, kl, lower(kl)),
+    ]
+
+
+def _held_out(results: Results) -> str:
+    found = results.dependence(next(iter(results.codecs)), results.study.seeds[0])["alignments"]["equal_time"]
+    return (
+        f"{found['frames']:,} held-out frames of {found['clips']} clips of {found['tracks']} tracks; "
+        f"{_seeds(results.study.seeds)}"
+    )
+
+
+def _generated(results: Results) -> str:
+    delay = [model for model in results.models if model.pattern == "delay"]
+    if not delay:
+        return "nothing"
+    score = results.score(f"generation/{delay[0].name}")
+    seeds = sorted({model.seed for model in delay})
+    return f"{score['clips']} generated clips a model, captions from {score['tracks']} tracks; {_seeds(seeds)}"
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"

@@ -1,0 +1,277 @@
+"""Tables of the study: CSV for machines, Markdown and LaTeX for readers, and the few numbers for `dvc metrics`.
+
+An interval is over tracks; rows `mean` average the seeds. The paper's own numbers were not at hand: they are n/a.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline import claims, files, job, provenance, statistics
+from pipeline.claims import Claim
+from pipeline.results import ALIGNMENTS, Model, Results
+from pipeline.statistics import Estimate
+
+TABLES = ("reconstruction", "dependence", "scores", "likelihood", "speed", "published", "claims", "findings")
+FORMATS = ("csv", "md", "tex")
+FILES = (*(f"{name}.{suffix}" for name in TABLES for suffix in FORMATS), "metrics.json", "provenance.json")
+
+Row = dict[str, Any]  # column -> str, int, float or Estimate
+
+# MusicGen (arXiv 2306.05284), its own data, 30 s, 300M parameters, plain EnCodec; VGGish, PaSST and CLAP scores.
+PUBLISHED = (
+    ("delay", 1500, 0.96, 0.52, 0.35),
+    ("partial delay", 1500, 1.51, 0.54, 0.32),
+    ("parallel", 1500, 2.58, 0.62, 0.27),
+    ("partial flatten", 3000, 1.32, 0.54, 0.34),
+    ("coarse first", 3000, 1.98, 0.56, 0.30),
+    ("flatten", 6000, 0.86, 0.51, 0.37),
+)
+
+
+def reconstruction(results: Results) -> list[Row]:
+    """How well each codec reconstructs held-out clips, and how many codes it uses."""
+    rows = []
+    for codec in results.codecs:
+        measured = [
+            {
+                "SI-SDR (dB)": results.reconstruction(codec, seed, "si_sdr"),
+                "log-mel distance": results.reconstruction(codec, seed, "log_mel"),
+            }
+            for seed in results.study.seeds
+        ]
+        perplexities = [
+            results.dependence(codec, seed)["alignments"]["equal_time"]["perplexity"] for seed in results.study.seeds
+        ]
+        for row, used in zip(measured, perplexities, strict=True):
+            row |= {f"perplexity {k}": value for k, value in enumerate(used, start=1)}
+        rows += _with_mean(results, {"codec": codec}, results.study.seeds, measured)
+    return rows
+
+
+def dependence(results: Results) -> list[Row]:
+    """Dependence between the codebooks of each codec, at equal time and under the delay shift."""
+    rows = []
+    for codec in results.codecs:
+        for alignment, name in ALIGNMENTS.items():
+            measured = []
+            for seed in results.study.seeds:
+                found = results.dependence(codec, seed)["alignments"][alignment]
+                measured.append(
+                    {
+                        "MI, sum of pairs (bits)": results.total(codec, seed, alignment, "mutual_information"),
+                        "over sum of entropies": results.total(codec, seed, alignment, "normalised_by_sum"),
+                        "over least entropy": results.total(codec, seed, alignment, "normalised_by_minimum"),
+                        "summed entropy (bits)": results.total(codec, seed, alignment, "entropy"),
+                        "baseline subtracted (bits)": sum(found["baseline"]),
+                        "frames": found["frames"],
+                        "tracks": found["tracks"],
+                    }
+                )
+            rows += _with_mean(results, {"codec": codec, "alignment": name}, results.study.seeds, measured)
+    return rows
+
+
+def scores(results: Results) -> list[Row]:
+    """FAD-MTT and KL-MTT of the floor (real against real), the codecs' reconstructions (upper bound) and the models."""
+    runs = [(codec, seed) for codec in results.codecs for seed in results.study.seeds]
+    return [
+        _score(results, "reference", "real music (floor)", "", ""),
+        *(_score(results, f"reconstruction/{c}-seed{s}", "reconstruction (upper bound)", c, s) for c, s in runs),
+        *(_score(results, f"generation/{m.name}", f"LM, {m.pattern}", m.codec, m.seed) for m in results.models),
+    ]
+
+
+def likelihood(results: Results) -> list[Row]:
+    """Held-out bits per frame of each model, and the price of the product of marginals: delay minus flatten."""
+    rows: list[Row] = []
+    for codec, seed in dict.fromkeys((model.codec, model.seed) for model in results.models):
+        models = {m.pattern: results.bits(m) for m in results.models if (m.codec, m.seed) == (codec, seed)}
+        row: Row = {"codec": codec, "seed": seed}
+        row |= {f"{pattern} (bits per frame)": models.get(pattern, "") for pattern in results.study.language_models}
+        both = "delay" in models and "flatten" in models
+        price = statistics.difference(models["delay"], models["flatten"], results.confidence) if both else ""
+        rows.append({**row, "price: delay - flatten": price})
+    return rows
+
+
+def speed(results: Results) -> list[Row]:
+    """Steps and seconds of generation by pattern."""
+    rows = []
+    for model in results.models:
+        timing = results.timing(model)
+        rows.append(
+            {
+                "pattern": model.pattern,
+                "codec": model.codec,
+                "seed": model.seed,
+                "steps a clip": timing["steps"],
+                "clips": timing["clips"],
+                "seconds": float(timing["seconds"]),
+                "frames per second": float(timing["frames_per_second"]),
+                "real-time factor": float(timing["real_time_factor"]),
+            }
+        )
+    return rows
+
+
+def published(_: Results) -> list[Row]:
+    """MusicGen's patterns on plain EnCodec as published: other data, sizes and models of music; not comparable."""
+    columns = ("pattern", "steps", "FAD (VGGish)", "KL (PaSST)", "CLAP score")
+    return [{**dict(zip(columns, row, strict=True)), "source": "MusicGen, arXiv 2306.05284"} for row in PUBLISHED]
+
+
+def claim_rows(assessed: list[Claim]) -> list[Row]:
+    """One row a claim: what was measured, what came out, the verdict, what it rests on."""
+    return [
+        {
+            "claim": claim.id,
+            "says": claim.says,
+            "measured": claim.measured,
+            "found": _found(claim) or "n/a",
+            "verdict": claim.verdict,
+            "rests on": claim.rests_on,
+            "paper": "claimed",
+        }
+        for claim in assessed
+    ]
+
+
+def finding_rows(assessed: list[Claim]) -> list[Row]:
+    """Every number behind a verdict, and those that stand beside."""
+    return [
+        {
+            "claim": claim.id,
+            "measure": finding.measure,
+            "of": finding.of,
+            "seed": finding.seed,
+            "value": finding.value,
+            "low": "" if finding.low is None else finding.low,
+            "high": "" if finding.high is None else finding.high,
+            "verdict": finding.verdict or "decides nothing",
+        }
+        for claim in assessed
+        for finding in claim.findings
+    ]
+
+
+def metrics(results: Results, assessed: list[Claim]) -> dict[str, Any]:
+    """Small flat numbers, means over seeds, for `dvc metrics`."""
+    seeds = results.study.seeds
+    codecs = {
+        codec: {
+            "si_sdr_db": results.mean([results.reconstruction(codec, seed, "si_sdr") for seed in seeds]).value,
+            "log_mel": results.mean([results.reconstruction(codec, seed, "log_mel") for seed in seeds]).value,
+            **{
+                f"mi_{alignment}_bits": results.mean(
+                    [results.total(codec, seed, alignment, "mutual_information") for seed in seeds]
+                ).value
+                for alignment in ALIGNMENTS
+            },
+        }
+        for codec in results.codecs
+    }
+    models: dict[str, dict[str, dict[str, float]]] = {}
+    for pattern, settings in results.study.language_models.items():
+        for codec in settings.codecs:
+            runs = [Model(pattern, codec, seed) for seed in settings.seeds]
+            models.setdefault(pattern, {})[codec] = {
+                "fad_mtt": results.mean([results.fad(f"generation/{run.name}") for run in runs]).value,
+                "kl_mtt": results.mean([results.kl(f"generation/{run.name}") for run in runs]).value,
+                "bits_per_frame": results.mean([results.bits(run) for run in runs]).value,
+            }
+    return {"codec": codecs, "lm": models, "claims": {claim.id: claim.verdict for claim in assessed}}
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """Writes rows to `path` with each suffix of `FORMATS`; in CSV an interval's ends get columns of their own."""
+    wide = pd.DataFrame([_spread(row) for row in rows])
+    narrow = pd.DataFrame([{column: _shown(value) for column, value in row.items()} for row in rows])
+    texts: dict[str, Callable[[], str]] = {
+        "csv": lambda: wide.to_csv(index=False),
+        "md": lambda: narrow.to_markdown(index=False, disable_numparse=True) + "\n",
+        "tex": lambda: narrow.style.format(escape="latex").hide(axis="index").to_latex(hrules=True),
+    }
+    for suffix in FORMATS:
+        with files.atomic(path.with_suffix(f".{suffix}")) as temporary:
+            temporary.write_text(texts[suffix]())
+
+
+def _with_mean(results: Results, names: Row, seeds: list[int], measured: list[Row]) -> list[Row]:
+    """A row a seed and, of several seeds, their mean."""
+    rows = [{**names, "seed": seed, **row} for seed, row in zip(seeds, measured, strict=True)]
+    if len(seeds) == 1:
+        return rows
+    mean: Row = {**names, "seed": "mean"}
+    for column, first in measured[0].items():
+        values = [row[column] for row in measured]
+        if isinstance(first, Estimate):
+            mean[column] = results.mean(values)
+        else:
+            mean[column] = first if isinstance(first, int) else sum(values) / len(values)
+    return [*rows, mean]
+
+
+def _score(results: Results, system: str, name: str, codec: str, seed: int | str) -> Row:
+    score = results.score(system)
+    return {
+        "system": name,
+        "codec": codec,
+        "seed": seed,
+        "FAD-MTT": results.fad(system),
+        "FAD-MTT, infinite samples": float(score["fad"]["infinity"]),
+        "KL-MTT (nats)": results.kl(system),
+        "clips": score["clips"],
+        "tracks": score["tracks"],
+        "paper": "n/a",
+    }
+
+
+def _found(claim: Claim) -> str:
+    """The deciding numbers, a value and interval a seed."""
+    values: dict[str, list[str]] = {}
+    for finding in claim.findings:
+        if finding.verdict:
+            ends = "" if finding.low is None else f" [{finding.low:.3g}, {finding.high:.3g}]"
+            values.setdefault(f"{finding.measure}, {finding.of}", []).append(f"{finding.value:.3g}{ends}")
+    return "; ".join(f"{what}: {' and '.join(numbers)}" for what, numbers in values.items())
+
+
+def _spread(row: Row) -> Row:
+    result: Row = {}
+    for column, value in row.items():
+        if isinstance(value, Estimate):
+            result |= {column: value.value, f"{column} low": value.low, f"{column} high": value.high}
+        else:
+            result[column] = value
+    return result
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Estimate):
+        return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def main() -> None:
+    """Writes every table and `metrics.json`."""
+    parser = job.parser("Write the study's tables and metrics.")
+    parser.add_argument("--results", type=Path, required=True, help="folder of the study's results")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
+    args = parser.parse_args()
+    job.prepare(args)
+    results = Results(args.results, args.params)
+    assessed = claims.assess(results)
+    makers = (reconstruction, dependence, scores, likelihood, speed, published)
+    rows = [*(make(results) for make in makers), claim_rows(assessed), finding_rows(assessed)]
+    for name, table in zip(TABLES, rows, strict=True):
+        write(table, args.out / name)
+    used = {"study": results.study.model_dump(mode="json"), "confidence": results.confidence}
+    files.write_json(args.out / "metrics.json", metrics(results, assessed))
+    files.write_json(args.out / "provenance.json", provenance.record(used))
+
+
+if __name__ == "__main__":
+    job.run(main)

@@ -1,0 +1,138 @@
+"""A made-up tree of results in the study's formats: what the report needs to be tried without a study."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline import dependence, files, params, statistics
+from pipeline.results import Model
+
+CLIPS, TRACKS, FRAMES, CODEBOOKS, SIZE = 60, 12, 100, 4, 32
+TRACK = np.array([f"track{i % TRACKS:02d}" for i in range(CLIPS)])
+BOOTSTRAP = 40
+
+
+def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict:
+    """The default study's parameters, with few resamples."""
+    whole = params.load(Path(__file__).parent.parent / "params.yaml").model_dump(mode="json")
+    whole["study"]["seeds"] = list(seeds)
+    whole["study"]["language_models"]["delay"]["seeds"] = list(seeds)
+    whole["study"]["language_models"]["flatten"]["seeds"] = [0]
+    whole["dependence"]["bootstrap"] = whole["evaluation"]["bootstrap"] = BOOTSTRAP
+    return whole
+
+
+def write(root: Path, whole: dict, effect: float = 1.0) -> None:
+    """Writes results under `root`; `effect` is how much the loss helps, from -1 (harms) over 0 to 1."""
+    study = params.Study.model_validate(whole["study"])
+    for seed in study.seeds:
+        _trunk(root, seed)
+        for index, (codec, loss) in enumerate(study.codecs.items()):
+            helped = effect * (loss.weight > 0)
+            _codec(root, f"{codec}-seed{seed}", helped, seed)
+            _dependence(
+                root, f"{codec}-seed{seed}", params.Dependence.model_validate(whole["dependence"]), helped, seed
+            )
+            _score(root, f"reconstruction/{codec}-seed{seed}", 2.0, 0.2, index)
+    _score(root, "reference", 1.5, 0.1, 0)
+    for pattern, models in study.language_models.items():
+        for codec in models.codecs:
+            loss = study.codecs[codec]
+            for seed in models.seeds:
+                _model(root, Model(pattern, codec, seed), effect * (loss.weight > 0) * (1 + loss.delay))
+
+
+def _trunk(root: Path, seed: int) -> None:
+    _history(root / f"codec/trunk-seed{seed}/history.csv", range(100, 1001, 100), 0.0)
+
+
+def _history(path: Path, steps: range, helped: float) -> None:
+    rows = [
+        {
+            "step": step,
+            "mel": 5 / step**0.1,
+            "validation_log_mel": 4 / step**0.1 + 0.05 * helped,
+            "validation_si_sdr": step / 400,
+            "validation_mmd_equal_time": 0.01 * (1.2 - helped),
+            "validation_mmd_delayed": 0.008 * (1.2 - helped),
+        }
+        for step in steps
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False)
+
+
+def _clips(path: Path, **values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, track_id=TRACK, **values)
+
+
+def _noise(scale: float, seed: int) -> np.ndarray:
+    return scale * np.random.default_rng(seed).normal(size=CLIPS)
+
+
+def _codec(root: Path, name: str, helped: float, seed: int) -> None:
+    folder = root / "codec" / name
+    shared = _noise(2, seed)
+    si_sdr = 6 + shared - 0.1 * helped + _noise(0.1, len(name))
+    log_mel = 2 + 0.1 * shared + 0.005 * helped + _noise(0.005, len(name))
+    _clips(folder / "metrics.npz", si_sdr=si_sdr, log_mel=log_mel)
+    mmd = {"equal_time": 0.01 * (1.2 - helped) + 1e-4 * seed, "delayed": 0.008 * (1.2 - helped) + 1e-4 * seed}
+    summary = {"si_sdr": {"value": si_sdr.mean()}, "log_mel": {"value": log_mel.mean()}, "mmd": mmd}
+    files.write_json(folder / "metrics.json", {**summary, "perplexity": [20.0, 22.0, 25.0, 24.0]})
+    _history(folder / "history.csv", range(1100, 2001, 100), helped)
+
+
+def _dependence(root: Path, name: str, settings: params.Dependence, helped: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    fresh = generator.integers(SIZE, size=(CLIPS, CODEBOOKS, FRAMES))
+    kept = generator.random((CLIPS, CODEBOOKS, FRAMES)) < 0.4 - 0.1 * helped
+    codes = np.where(kept, fresh[:, :1], fresh)
+    found = {
+        alignment: dependence.measure(align(codes), TRACK, SIZE, settings, 0.95)
+        for alignment, align in dependence.ALIGNMENTS.items()
+    }
+    # Codes that are alike at equal time alone would leave nothing to see under the delay shift.
+    found["delayed"] = {**found["equal_time"], "frames": found["delayed"]["frames"]}
+    controls = dependence.controls(codes.transpose(1, 0, 2).reshape(CODEBOOKS, -1), SIZE, settings)
+    result = {"codec": name, "codebook_size": SIZE, "alignments": found, "controls": controls}
+    files.write_json(root / f"dependence/{name}.json", result)
+
+
+def _score(root: Path, system: str, fad: float, kl: float, seed: int) -> None:
+    drawn = statistics.multiplicities(TRACKS, BOOTSTRAP, 0)
+    resamples = (
+        fad
+        + 0.3 * (drawn @ np.linspace(-1, 1, TRACKS)) / TRACKS
+        + np.random.default_rng(seed).normal(0, 0.02, BOOTSTRAP)
+    )
+    values = kl + 0.05 * np.linspace(-1, 1, CLIPS) + _noise(0.01, seed)
+    ends = statistics.interval(fad, resamples, 0.95).json(resamples=True)
+    score = {
+        "system": system,
+        "fad": {**ends, "infinity": fad - 0.5, "r2": 0.98, "patches": 3 * CLIPS},
+        "kl": {"value": values.mean(), "low": values.mean() - 0.02, "high": values.mean() + 0.02},
+        "clips": CLIPS,
+        "tracks": TRACKS,
+    }
+    files.write_json(root / f"evaluation/scores/{system}.json", score)
+    _clips(root / f"evaluation/scores/{system}.npz", kl=values)
+
+
+def _model(root: Path, model: Model, helped: float) -> None:
+    joint = model.pattern == "flatten"
+    _score(
+        root,
+        f"generation/{model.name}",
+        8 - 2 * joint - (1 - joint) * helped,
+        1 - 0.1 * helped,
+        model.seed + 10 * joint,
+    )
+    bits = 20 - 2 * joint - 0.5 * (1 - joint) * helped + _noise(0.05, model.seed)
+    _clips(root / f"lm/{model.name}/held_out.npz", bits_per_frame=bits)
+    steps = CODEBOOKS * FRAMES if joint else FRAMES + CODEBOOKS - 1
+    seconds = 0.05 * steps * (1 + joint)
+    timing = {"steps": steps, "seconds": seconds, "clips": CLIPS, "batch_size": 16}
+    timing |= {"frames_per_second": CLIPS * FRAMES / seconds, "real_time_factor": CLIPS * 10 / seconds}
+    files.write_json(root / f"generation/{model.name}/timing.json", timing)
