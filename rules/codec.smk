@@ -65,7 +65,8 @@ rule reconstruction:
         rules.codec_branch.output.model,
         rules.codec_branch.output.description,
     output:
-        "results/codec/{codec}-seed{seed}/metrics.json",
+        metrics="results/codec/{codec}-seed{seed}/metrics.json",
+        clips="results/codec/{codec}-seed{seed}/metrics.npz",
     log:
         "logs/codec/{codec}-seed{seed}.reconstruction.log",
     conda:
@@ -80,7 +81,7 @@ rule reconstruction:
     shell:
         "python -m pipeline.reconstruction --params {params.settings:q} --device $DEVICE"
         " --threads {threads} --codec results/codec/{wildcards.codec}-seed{wildcards.seed}"
-        " --corpus results/corpus --out {output} > {log} 2>&1"
+        " --corpus results/corpus --out {output.metrics} > {log} 2>&1"
 
 
 rule codec:

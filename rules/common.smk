@@ -53,12 +53,29 @@ MODELS = [
     for codec in models["codecs"]
     for seed in models["seeds"]
 ]
+# What is scored: real music against itself and against other real music, the codecs as upper bound, the models.
+SYSTEMS = [
+    "reference",
+    "floor",
+    *(f"reconstruction/{codec}-seed{seed}" for codec in CODECS for seed in SEEDS),
+    *("generation/{pattern}/{codec}-seed{seed}".format(**model) for model in MODELS),
+]
 
 
 wildcard_constraints:
     codec="|".join(map(re.escape, CODECS)),
     seed=r"\d+",
     pattern="|".join(config["study"]["language_models"]),
+    system="|".join(map(re.escape, SYSTEMS)),
+
+
+def audio_of(wildcards) -> str:
+    """The audio of a system; that of real music is rows of the corpus."""
+    if wildcards.system in ("reference", "floor"):
+        return "results/corpus/audio.npy"
+    return (
+        f"results/generation/{wildcards.system.removeprefix('generation/')}/audio.npy"
+    )
 
 
 def environment(wildcards) -> str | None:

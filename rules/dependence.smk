@@ -16,7 +16,7 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("dependence", "report"),
+        settings=settings("codec", "dependence", "report"),
         code=code("pipeline.dependence"),
     shell:
         "python -m pipeline.dependence --params {params.settings:q} --threads {threads}"

@@ -33,6 +33,33 @@ rule generate:
         " --out results/generation/{wildcards.pattern}/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
 
 
+rule decode:
+    input:
+        rules.codec_branch.output.model,
+        rules.codec_branch.output.description,
+        tokens=rules.tokenize.output.test,
+        manifest=rules.captions.output.manifest,
+    output:
+        audio="results/generation/reconstruction/{codec}-seed{seed}/audio.npy",
+    log:
+        "logs/generation/reconstruction/{codec}-seed{seed}.log",
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        settings=settings("codec", "corpus", "generation"),
+        code=code("pipeline.reconstruction"),
+    shell:
+        "python -m pipeline.reconstruction decode --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --codec results/codec/{wildcards.codec}-seed{wildcards.seed}"
+        " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest}"
+        " --out results/generation/reconstruction/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
+
+
 rule generation:
     input:
+        expand(rules.decode.output, codec=CODECS, seed=SEEDS),
         [expand(rules.generate.output, **model) for model in MODELS],

@@ -32,6 +32,7 @@ rule train_lm:
         description="results/lm/{pattern}/{codec}-seed{seed}/model.json",
         history="results/lm/{pattern}/{codec}-seed{seed}/history.csv",
         metrics="results/lm/{pattern}/{codec}-seed{seed}/metrics.json",
+        held_out="results/lm/{pattern}/{codec}-seed{seed}/held_out.npz",
     log:
         "logs/lm/{pattern}/{codec}-seed{seed}.log",
     benchmark:

@@ -1,6 +1,95 @@
 """Report: tables, figures and the claims."""
 
+TABLES = [
+    "reconstruction",
+    "dependence",
+    "scores",
+    "likelihood",
+    "speed",
+    "published",
+    "claims",
+    "findings",
+]
+FIGURES = [
+    "dependence",
+    "dependence_matrices",
+    "reconstruction_dependence",
+    "scores",
+    "likelihood",
+    "speed",
+    "training",
+]
+
+
+rule tables:
+    input:
+        expand(rules.trunk.output.history, seed=SEEDS),
+        expand(rules.codec_branch.output.history, codec=CODECS, seed=SEEDS),
+        expand(rules.reconstruction.output, codec=CODECS, seed=SEEDS),
+        expand(rules.measure_dependence.output, codec=CODECS, seed=SEEDS),
+        [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
+        [expand(rules.generate.output.timing, **model) for model in MODELS],
+        expand(rules.score.output, system=SYSTEMS),
+    output:
+        [
+            report(
+                f"results/tables/{name}.csv",
+                caption=f"captions/{name}.rst",
+                category="Tables",
+                labels={"table": name},
+            )
+            for name in TABLES
+        ],
+        expand("results/tables/{name}.{suffix}", name=TABLES, suffix=["md", "tex"]),
+        "results/tables/metrics.json",
+        "results/tables/provenance.json",
+    log:
+        "logs/report/tables.log",
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=settings("evaluation", "report", "study"),
+        code=code("pipeline.tables"),
+    shell:
+        "python -m pipeline.tables --params {params.settings:q} --threads {threads}"
+        " --results results --out results/tables > {log} 2>&1"
+
+
+rule figures:
+    input:
+        rules.tables.input,
+    output:
+        [
+            report(
+                f"figures/{name}.png",
+                caption=f"captions/{name}.rst",
+                category="Figures",
+                labels={"figure": name.replace("_", " ")},
+            )
+            for name in FIGURES
+        ],
+        expand("figures/{name}.svg", name=FIGURES),
+    log:
+        "logs/report/figures.log",
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=settings("evaluation", "report", "study"),
+        code=code("pipeline.figures"),
+    shell:
+        "python -m pipeline.figures --params {params.settings:q} --threads {threads}"
+        " --results results --out figures > {log} 2>&1"
+
 
 rule report:
     input:
-        rules.evaluation.input,
+        rules.tables.output,
+        rules.figures.output,
