@@ -1,0 +1,317 @@
+"""Scores of music21's corpus, orchestrated anew by a seeded draw and rendered with a sound font.
+
+Nothing is downloaded: music21 brings the scores, pretty_midi the TimGM6mb sound font. What is heard is known exactly:
+instruments, key, metre and tempo are `facts` of a rendition.
+"""
+
+import functools
+import hashlib
+import importlib.util
+import itertools
+import random
+import re
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pipeline.audio import Audio
+from pipeline.job import JobError
+
+RENDER_RATE = 44100  # Hz
+PEAK = 0.9  # of full scale; ensembles reach 1.4 as rendered
+# Channel 9 is the drums'; parts beyond 15 share the channels, and so the instruments, of the first.
+CHANNELS = [channel for channel in range(16) if channel != 9]
+TAIL = 1.5  # s, for the last notes to fade
+
+
+class Collection(NamedTuple):
+    """A part of music21's corpus that may be used freely."""
+
+    artist: str
+    style: str
+    work: str  # pattern of what the path of one work's files shares
+
+
+COLLECTIONS = {
+    "bach": Collection("Johann Sebastian Bach", "baroque chorale", r"bwv\d+"),
+    "beethoven": Collection("Ludwig van Beethoven", "classical chamber music", r"opus\d+(no\d+)?"),
+    "haydn": Collection("Joseph Haydn", "classical chamber music", r"opus\d+no\d+"),
+    "monteverdi": Collection("Claudio Monteverdi", "renaissance madrigal", r"madrigal\.\d+\.\d+"),
+    "mozart": Collection("Wolfgang Amadeus Mozart", "classical chamber music", r"k\d+"),
+    "ryansMammoth": Collection("traditional", "traditional dance tune", r".+"),
+}
+LICENCE = "public domain (encoding: music21; sound font: TimGM6mb, GPL-2.0)"
+# music21 distributes editions of living publishers too, by their leave: those are left out.
+PUBLISHER = re.compile(r"edizion|editions?\b|publish|verlag|schirmer|ricordi|renreiter", re.IGNORECASE)
+
+
+class Instrument(NamedTuple):
+    """A General MIDI program and the pitches that it sounds natural on."""
+
+    name: str
+    program: int
+    low: int  # MIDI note
+    high: int
+
+
+ENSEMBLES = {
+    "strings": (
+        Instrument("violin", 40, 55, 100),
+        Instrument("viola", 41, 48, 88),
+        Instrument("cello", 42, 36, 76),
+        Instrument("double bass", 43, 28, 60),
+    ),
+    "plucked": (
+        Instrument("pizzicato strings", 45, 36, 88),
+        Instrument("harp", 46, 24, 103),
+        Instrument("nylon-string guitar", 24, 40, 83),
+        Instrument("koto", 107, 40, 88),
+        Instrument("acoustic bass", 32, 28, 60),
+    ),
+    "woodwinds": (
+        Instrument("flute", 73, 60, 96),
+        Instrument("oboe", 68, 58, 91),
+        Instrument("clarinet", 71, 50, 94),
+        Instrument("english horn", 69, 52, 81),
+        Instrument("bassoon", 70, 34, 75),
+    ),
+    "brass": (
+        Instrument("trumpet", 56, 52, 82),
+        Instrument("french horn", 60, 36, 77),
+        Instrument("trombone", 57, 40, 72),
+        Instrument("tuba", 58, 28, 58),
+    ),
+    "saxophones": (
+        Instrument("soprano saxophone", 64, 56, 87),
+        Instrument("alto saxophone", 65, 49, 80),
+        Instrument("tenor saxophone", 66, 44, 75),
+        Instrument("baritone saxophone", 67, 36, 69),
+    ),
+    "keyboards": (
+        Instrument("piano", 0, 21, 108),
+        Instrument("harpsichord", 6, 29, 89),
+        Instrument("church organ", 19, 36, 96),
+        Instrument("accordion", 21, 41, 93),
+        Instrument("electric piano", 4, 28, 103),
+    ),
+    "mallets": (
+        Instrument("vibraphone", 11, 53, 89),
+        Instrument("marimba", 12, 45, 96),
+        Instrument("celesta", 8, 60, 108),
+    ),
+    "voices": (Instrument("choir", 52, 36, 84), Instrument("organ", 16, 36, 96)),
+    "electronic": (
+        Instrument("synthesizer lead", 81, 48, 96),
+        Instrument("synthesizer pad", 89, 36, 96),
+        Instrument("synthesizer strings", 50, 36, 96),
+        Instrument("synthesizer bass", 38, 24, 60),
+    ),
+    "band": (
+        Instrument("fiddle", 110, 55, 100),
+        Instrument("steel-string guitar", 25, 40, 88),
+        Instrument("banjo", 105, 48, 88),
+        Instrument("electric guitar", 27, 40, 88),
+        Instrument("electric bass", 33, 28, 60),
+    ),
+}
+PITCH_CLASSES = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A flat", "A", "B flat", "B")
+
+
+class Note(NamedTuple):
+    """One sounding note; ties are joined."""
+
+    start: float  # quarter notes from the begin
+    length: float  # quarter notes
+    pitch: int  # MIDI note
+
+
+class Score(NamedTuple):
+    """What is kept of a work."""
+
+    parts: tuple[tuple[Note, ...], ...]
+    metre: str  # such as 3/4; empty where the score has none
+    tonic: int  # pitch class, C = 0
+    mode: str
+
+
+class Rendition(NamedTuple):
+    """How one performance of a score differs from the others."""
+
+    instruments: tuple[Instrument, ...]  # one a part
+    tempo: int  # quarter notes a minute
+    transposition: int  # semitones
+    velocities: tuple[int, ...]  # one a part
+
+    def facts(self, score: Score) -> dict[str, Any]:
+        """What is exactly known of the sound."""
+        return {
+            "instruments": list(dict.fromkeys(instrument.name for instrument in self.instruments)),
+            "key": f"{PITCH_CLASSES[(score.tonic + self.transposition) % 12]} {score.mode}",
+            "metre": score.metre,
+            "tempo": self.tempo,
+        }
+
+
+class Unusable(ValueError):
+    """A score that is left out; the message says why."""
+
+
+def works(collection: str, count: int) -> list[Path]:
+    """`count` scores of a collection, or all where it has fewer: the first in the order of their names' hashes."""
+    if collection not in COLLECTIONS:
+        raise JobError(f"corpus.scores.collections names {collection!r}; known are {sorted(COLLECTIONS)}")
+    folder = _folder() / collection
+    files = [path for path in folder.rglob("*") if path.suffix in (".mxl", ".abc")]
+    return sorted(files, key=lambda path: hashlib.sha256(work_name(path).encode()).digest())[:count]
+
+
+def work_name(path: Path) -> str:
+    """Path in the corpus, without suffix."""
+    return path.relative_to(_folder()).as_posix().removesuffix(path.suffix)
+
+
+def group(path: Path) -> str:
+    """Name that all movements of one work share."""
+    collection, name = work_name(path).split("/", 1)
+    match = re.match(COLLECTIONS[collection].work, name)
+    return f"{collection}/{match[0] if match else name}"
+
+
+def perform(path: Path, index: int, seconds: float) -> tuple[Audio, dict[str, Any]]:
+    """Rendition `index` of a work and its facts; the same bytes every time.
+
+    Raises:
+        Unusable: the score names a publisher, does not parse, or has no notes.
+    """
+    # Parsing holds the interpreter's lock: one thread parses, for all renditions of the work.
+    with _PARSING:
+        score = parse(path)
+    rendition = orchestrate(score, random.Random(f"{work_name(path)}/{index}"))
+    return render(score, rendition, seconds), rendition.facts(score)
+
+
+@functools.lru_cache(maxsize=8)
+def parse(path: Path) -> Score:
+    """Notes, metre and key of a work, by music21."""
+    if PUBLISHER.search(_text(path)):
+        raise Unusable("names a publisher")
+    import music21
+
+    try:
+        score = music21.converter.parse(path)
+        if any(instrument.transposition for instrument in score.recurse().getElementsByClass("Instrument")):
+            score = score.toSoundingPitch()
+        key = score.analyze("key")
+    # A broken score fails in music21 with whatever error comes first; it is reported and counted.
+    except Exception as error:
+        raise Unusable(f"music21 cannot parse it ({type(error).__name__}: {error})") from None
+    parts = tuple(notes for part in score.parts if (notes := _notes(part)))
+    if not parts:
+        raise Unusable("has no notes")
+    metres = score.recurse().getElementsByClass("TimeSignature")
+    return Score(parts, metres[0].ratioString if metres else "", key.tonic.pitchClass, key.mode)
+
+
+def orchestrate(score: Score, rng: random.Random) -> Rendition:
+    """Draws an ensemble, and from it for each part an instrument that reaches its notes, tempo and transposition."""
+    ensemble = ENSEMBLES[rng.choice(sorted(ENSEMBLES))]
+    transposition = rng.randint(-5, 6)
+    instruments = []
+    for part in score.parts:
+        reach = {i: sum(i.low <= note.pitch + transposition <= i.high for note in part) / len(part) for i in ensemble}
+        best = max(reach.values())
+        instruments.append(rng.choice([instrument for instrument in ensemble if reach[instrument] >= best - 0.02]))
+    velocities = tuple(rng.randint(70, 110) for _ in score.parts)
+    return Rendition(tuple(instruments), rng.randint(66, 132), transposition, velocities)
+
+
+def render(score: Score, rendition: Rendition, seconds: float) -> Audio:
+    """The first `seconds` of a rendition, mono, peak-normalized."""
+    import tinysoundfont
+
+    synth = tinysoundfont.Synth(samplerate=RENDER_RATE)
+    font = synth.sfload(str(_sound_font()))
+    for channel, instrument in zip(CHANNELS, rendition.instruments, strict=False):
+        synth.program_select(channel, font, 0, instrument.program)
+    events = _events(score, rendition)
+    total = min(round(seconds * RENDER_RATE), events[-1].sample + round(TAIL * RENDER_RATE))
+    pieces, position = [], 0
+    for event in events:
+        if event.sample >= total:
+            break
+        if event.sample > position:
+            pieces.append(np.frombuffer(synth.generate_simple(event.sample - position), np.float32))
+            position = event.sample
+        if event.velocity:
+            synth.noteon(event.channel, event.pitch, event.velocity)
+        else:
+            synth.noteoff(event.channel, event.pitch)
+    pieces.append(np.frombuffer(synth.generate_simple(total - position), np.float32))
+    waveform = np.concatenate(pieces).reshape(-1, 2).mean(axis=1)
+    return Audio(waveform * (PEAK / max(np.abs(waveform).max(), 1e-9)), RENDER_RATE)
+
+
+class _Event(NamedTuple):
+    sample: int
+    velocity: int  # 0 ends the note; sorted before the one that begins at the same time
+    channel: int
+    pitch: int
+
+
+def _events(score: Score, rendition: Rendition) -> list[_Event]:
+    quarter = 60 / rendition.tempo * RENDER_RATE  # samples
+    events = []
+    for channel, part, velocity in zip(itertools.cycle(CHANNELS), score.parts, rendition.velocities, strict=False):
+        for note in part:
+            if 0 <= (pitch := note.pitch + rendition.transposition) < 128:
+                events.append(_Event(round(note.start * quarter), velocity, channel, pitch))
+                events.append(_Event(round((note.start + note.length) * quarter), 0, channel, pitch))
+    return sorted(events)
+
+
+_PARSING = threading.Lock()
+
+
+def _notes(part: Any) -> tuple[Note, ...]:
+    notes: list[Note] = []
+    open_ties: dict[int, int] = {}  # pitch -> index in notes
+    for element in part.flatten().notes:
+        start, length = float(element.offset), float(element.quarterLength)
+        # A chord symbol is a letter above the staff, and a grace note has no length.
+        if "ChordSymbol" in element.classes or not length:
+            continue
+        for note in getattr(element, "notes", (element,)):
+            if not hasattr(note, "pitch"):
+                continue
+            pitch, tie = note.pitch.midi, note.tie.type if note.tie else None
+            if tie in ("continue", "stop") and pitch in open_ties:
+                index = open_ties[pitch]
+                notes[index] = notes[index]._replace(length=start + length - notes[index].start)
+            else:
+                notes.append(Note(start, length, pitch))
+                open_ties[pitch] = len(notes) - 1
+            if tie in (None, "stop"):
+                open_ties.pop(pitch, None)
+    return tuple(notes)
+
+
+def _text(path: Path) -> str:
+    if path.suffix != ".mxl":
+        return path.read_text(encoding="utf-8", errors="replace")
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.startswith("META-INF")]
+        return "".join(archive.read(name).decode("utf-8", "replace") for name in names if name.endswith("xml"))
+
+
+@functools.cache
+def _folder() -> Path:
+    # Importing music21 takes seconds; its place is known without.
+    return Path(importlib.util.find_spec("music21").origin).parent / "corpus"
+
+
+@functools.cache
+def _sound_font() -> Path:
+    return Path(importlib.util.find_spec("pretty_midi").origin).parent / "TimGM6mb.sf2"
