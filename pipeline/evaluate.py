@@ -83,8 +83,8 @@ def offsets(clips: int, samples: int, length: int, seed: int) -> np.ndarray:
 def kl(reference: np.ndarray, system: np.ndarray) -> np.ndarray:
     """KL(reference || system) in nats of each clip's tags: logits `[n, m, 50]`, both -> `[n]`.
 
-    A clip's posterior is the mean over its patches of the softmax over tags, as MusicGen's KL takes PaSST's. Differs from
-    there in the tagger, whose tags do not exclude each other: the softmax says how it ranks them.
+    A clip's posterior is the mean over its patches of the softmax over tags, as MusicGen's KL takes PaSST's. Differs
+    from there in the tagger, whose tags do not exclude each other: the softmax says how it ranks them.
     """
     if reference.shape != system.shape:
         raise ValueError(f"logits of paired clips must have one shape, got {reference.shape} and {system.shape}")
@@ -222,7 +222,7 @@ def score(args: argparse.Namespace) -> None:
         **dict(zip(FAULTS, system.faults.sum(0).tolist(), strict=True)),
         "provenance": provenance.record({"evaluation": evaluation.model_dump()}, seed=evaluation.seed),
     }
-    if args.system == REFERENCE:
+    if args.system == FLOOR:
         result["halves"] = halves(reference, evaluation.seed)
     with files.atomic(args.out.with_suffix(".npz")) as temporary:
         np.savez(temporary, kl=distances, clip_id=system.clip_id, track_id=system.track_id)
