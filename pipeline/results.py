@@ -93,7 +93,7 @@ class Results:
         return self._json(f"generation/{model.name}/timing.json")
 
     def score(self, system: str) -> dict[str, Any]:
-        """Scores of a system: `reference`, `reconstruction/...` or `generation/...`."""
+        """Scores of a system: `floor` (real music of other tracks), `reconstruction/...` or `generation/...`."""
         return self._json(f"evaluation/scores/{system}.json")
 
     def fad(self, system: str) -> Estimate:

@@ -35,7 +35,7 @@ def write(root: Path, whole: dict, effect: float = 1.0) -> None:
                 root, f"{codec}-seed{seed}", params.Dependence.model_validate(whole["dependence"]), helped, seed
             )
             _score(root, f"reconstruction/{codec}-seed{seed}", 2.0, 0.2, index)
-    _score(root, "reference", 1.5, 0.1, 0)
+    _score(root, "floor", 1.5, 2.5, 0)
     for pattern, models in study.language_models.items():
         for codec in models.codecs:
             loss = study.codecs[codec]
@@ -115,6 +115,8 @@ def _score(root: Path, system: str, fad: float, kl: float, seed: int) -> None:
         "kl": {"value": values.mean(), "low": values.mean() - 0.02, "high": values.mean() + 0.02},
         "clips": CLIPS,
         "tracks": TRACKS,
+        "silent": 0,
+        "clipped": 1,
     }
     files.write_json(root / f"evaluation/scores/{system}.json", score)
     _clips(root / f"evaluation/scores/{system}.npz", kl=values)
@@ -133,6 +135,6 @@ def _model(root: Path, model: Model, helped: float) -> None:
     _clips(root / f"lm/{model.name}/held_out.npz", bits_per_frame=bits)
     steps = CODEBOOKS * FRAMES if joint else FRAMES + CODEBOOKS - 1
     seconds = 0.05 * steps * (1 + joint)
-    timing = {"steps": steps, "seconds": seconds, "clips": CLIPS, "batch_size": 16}
+    timing = {"steps": steps, "seconds": seconds, "processor_seconds": seconds, "clips": CLIPS, "batch_size": 16}
     timing |= {"frames_per_second": CLIPS * FRAMES / seconds, "real_time_factor": CLIPS * 10 / seconds}
     files.write_json(root / f"generation/{model.name}/timing.json", timing)

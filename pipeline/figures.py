@@ -1,0 +1,310 @@
+"""Figures of the study, as PNG and SVG; the same results give the same bytes.
+
+Bars and whiskers are intervals over tracks; one mark is one seed.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pipeline import files, job
+from pipeline.results import ALIGNMENTS, Results
+from pipeline.statistics import Estimate
+
+FORMATS = ("png", "svg")
+
+# Okabe and Ito's colours, told apart by readers who do not see red from green.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "figure",
+    "svg.fonttype": "path",
+}
+
+
+def dependence(results: Results) -> Figure:
+    """Mutual information summed over pairs, and its share of the entropies, by codec and alignment."""
+    figure, axes = _figure(2, 2, (8, 5.6))
+    measures = {
+        "mutual_information": "MI above baseline,\nsum of pairs (bits)",
+        "normalised_by_sum": "MI over sum of entropies,\nmean of pairs",
+    }
+    for row, (measure, label) in zip(axes, measures.items(), strict=True):
+        for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
+            for position, codec in enumerate(results.codecs):
+                totals = [results.total(codec, seed, alignment, measure) for seed in results.study.seeds]
+                _marks(ax, position, totals, COLOURS[position])
+            _categories(ax, list(results.codecs))
+            _from_zero(ax)
+            ax.set_ylabel(label)
+            ax.set_title(where.capitalize())
+    found = results.dependence(next(iter(results.codecs)), results.study.seeds[0])["alignments"]["equal_time"]
+    figure.suptitle(
+        f"Dependence between codebooks, {found['frames']:,} held-out frames of {found['tracks']} tracks; "
+        f"{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def dependence_matrices(results: Results) -> Figure:
+    """Pairwise mutual information above the baseline, mean over seeds, one matrix a codec and alignment."""
+    codecs, seeds = list(results.codecs), results.study.seeds
+    figure, axes = _figure(len(ALIGNMENTS), len(codecs), (2.5 * len(codecs) + 1, 5.4))
+    matrices = {
+        (alignment, codec): np.mean([_matrix(results, codec, seed, alignment) for seed in seeds], axis=0)
+        for alignment in ALIGNMENTS
+        for codec in codecs
+    }
+    highest = max(np.nanmax(matrix) for matrix in matrices.values())
+    for row, (alignment, where) in zip(axes, ALIGNMENTS.items(), strict=True):
+        for ax, codec in zip(row, codecs, strict=True):
+            matrix = matrices[alignment, codec]
+            image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=highest)
+            for a, b in np.argwhere(np.isfinite(matrix)):
+                ink = "black" if matrix[a, b] > highest / 2 else "white"
+                ax.text(b, a, f"{matrix[a, b]:.2f}", ha="center", va="center", color=ink, fontsize=8)
+            ticks = range(len(matrix))
+            ax.set_xticks(ticks, [str(k + 1) for k in ticks])
+            ax.set_yticks(ticks, [str(k + 1) for k in ticks])
+            ax.grid(visible=False)
+            ax.set_title(f"{codec}, {where}")
+            ax.set_xlabel("codebook")
+        row[0].set_ylabel("codebook")
+    figure.colorbar(image, ax=axes, label="MI above baseline (bits)", shrink=0.7)
+    figure.suptitle(f"Pairwise mutual information of held-out codes, mean of {_seeds(results)}")
+    return figure
+
+
+def reconstruction_dependence(results: Results) -> Figure:
+    """The front: what a codec's reconstruction costs against what dependence it leaves."""
+    figure, axes = _figure(2, 2, (8, 6))
+    measures = {"si_sdr": "SI-SDR (dB), higher is better", "log_mel": "log-mel distance, lower is better"}
+    for row, (measure, label) in zip(axes, measures.items(), strict=True):
+        for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
+            for index, codec in enumerate(results.codecs):
+                for seed in results.study.seeds:
+                    x = results.total(codec, seed, alignment, "mutual_information")
+                    y = results.reconstruction(codec, seed, measure)
+                    ax.errorbar(
+                        x.value,
+                        y.value,
+                        xerr=_whiskers([x]),
+                        yerr=_whiskers([y]),
+                        fmt=MARKERS[index],
+                        color=COLOURS[index],
+                        elinewidth=0.8,
+                        capsize=2,
+                    )
+            ax.set_xlabel(f"MI above baseline at {where}, sum of pairs (bits)")
+            ax.set_ylabel(label)
+    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)})
+    figure.suptitle(
+        f"Reconstruction against dependence on held-out clips; {results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def scores(results: Results) -> Figure:
+    """FAD-MTT and KL-MTT by codec and pattern, beside the codec's reconstruction and real music of other tracks."""
+    figure, axes = _figure(1, 2, (9, 4))
+    patterns = list(results.study.language_models)
+    for ax, measure, label in zip(
+        axes[0], (results.fad, results.kl), ("FAD-MTT, lower is better", "KL-MTT (nats), lower is better"), strict=True
+    ):
+        floor = measure("floor")
+        ax.axhspan(floor.low, floor.high, color="#bbbbbb", alpha=0.6, linewidth=0)
+        ax.axhline(floor.value, color="#555555", linewidth=1)
+        for position, codec in enumerate(results.codecs):
+            bound = [measure(f"reconstruction/{codec}-seed{seed}") for seed in results.study.seeds]
+            _marks(ax, position - 0.3, bound, "#555555", "_")
+            for index, pattern in enumerate(patterns):
+                models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+                offset = 0.3 * (index - (len(patterns) - 1) / 2)
+                _marks(
+                    ax,
+                    position + 0.05 + offset,
+                    [measure(f"generation/{m.name}") for m in models],
+                    COLOURS[index],
+                    MARKERS[index],
+                )
+        _categories(ax, list(results.codecs))
+        _from_zero(ax)
+        ax.set_ylabel(label)
+    entries = {f"LM, {pattern}": (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
+    _legend(
+        figure,
+        {**entries, "reconstruction (upper bound)": ("#555555", "_"), "real music of other tracks": ("#555555", "")},
+    )
+    count = results.score("floor")
+    figure.suptitle(
+        f"Music scores, {count['clips']} clips a system, {count['tracks']} tracks; "
+        f"{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def likelihood(results: Results) -> Figure:
+    """Held-out bits per frame by codec, joint (flatten) against product of marginals (delay)."""
+    patterns = list(results.study.language_models)
+    figure, axes = _figure(1, 1, (5.5, 3.8))
+    ax = axes[0, 0]
+    for position, codec in enumerate(results.codecs):
+        for index, pattern in enumerate(patterns):
+            models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+            offset = 0.25 * (index - (len(patterns) - 1) / 2)
+            _marks(ax, position + offset, [results.bits(m) for m in models], COLOURS[index], MARKERS[index])
+    _categories(ax, list(results.codecs))
+    ax.set_ylabel("held-out bits per frame, lower is better")
+    _legend(figure, {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)})
+    figure.suptitle(f"Language models' likelihood; {results.confidence:.0%} intervals over tracks")
+    return figure
+
+
+def speed(results: Results) -> Figure:
+    """Seconds of generation and steps a clip by pattern and codec."""
+    patterns = list(results.study.language_models)
+    figure, axes = _figure(1, 2, (8, 3.6))
+    for ax, key, label in zip(
+        axes[0], ("steps", "real_time_factor"), ("LM steps a clip", "real-time factor, higher is faster"), strict=True
+    ):
+        for position, codec in enumerate(results.codecs):
+            for index, pattern in enumerate(patterns):
+                timings = [results.timing(m)[key] for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+                if timings:
+                    offset = 0.38 * (index - (len(patterns) - 1) / 2)
+                    ax.bar(position + offset, np.mean(timings), 0.34, color=COLOURS[index])
+                    ax.plot([position + offset] * len(timings), timings, ".", color="black", markersize=4)
+        _categories(ax, list(results.codecs))
+        ax.set_ylabel(label)
+    _legend(figure, {pattern: (COLOURS[i], "s") for i, pattern in enumerate(patterns)})
+    timing = results.timing(results.models[0])
+    figure.suptitle(f"Generation of {timing['clips']} clips; bars average seeds, dots are seeds")
+    return figure
+
+
+def training(results: Results) -> Figure:
+    """Validation log-mel distance and both MMDs over the codecs' training, one line a seed."""
+    columns = {
+        "validation_log_mel": "validation log-mel distance",
+        "validation_si_sdr": "validation SI-SDR (dB)",
+        "validation_mmd_equal_time": "validation MMD, equal time",
+        "validation_mmd_delayed": "validation MMD, delay shift",
+    }
+    figure, axes = _figure(2, 2, (8, 5.6))
+    for ax, (column, label) in zip(axes.flat, columns.items(), strict=True):
+        for index, codec in enumerate(results.codecs):
+            for seed in results.study.seeds:
+                history = results.history(codec, seed).dropna(subset=[column])
+                ax.plot(history["step"], history[column], color=COLOURS[index], linewidth=1.2, alpha=0.8)
+        ax.set_xlabel("training step")
+        ax.set_ylabel(label)
+    _legend(figure, {codec: (COLOURS[i], "") for i, codec in enumerate(results.codecs)})
+    figure.suptitle(f"Codec training, {_seeds(results)}; the codecs of a seed are one run until the loss starts")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes `figure` to `path` with each suffix of `FORMATS`, without a date."""
+    FigureCanvasAgg(figure)
+    for suffix in FORMATS:
+        with files.atomic(path.with_suffix(f".{suffix}")) as temporary:
+            metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+            figure.savefig(temporary, dpi=150, metadata=metadata)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _matrix(results: Results, codec: str, seed: int, alignment: str) -> np.ndarray:
+    """Pairwise mutual information `[K, K]`, NaN on the diagonal."""
+    found = results.dependence(codec, seed)["alignments"][alignment]
+    codebooks = len(found["entropy"])
+    matrix = np.full((codebooks, codebooks), np.nan)
+    for (a, b), information in zip(found["pairs"], found["mutual_information"], strict=True):
+        matrix[a, b] = matrix[b, a] = information["value"]
+    return matrix
+
+
+def _marks(ax: Axes, position: float, estimates: list[Estimate], colour: str, marker: str = "o") -> None:
+    """One mark and whisker a seed, side by side about `position`."""
+    if not estimates:
+        return
+    offsets = 0.08 * (np.arange(len(estimates)) - (len(estimates) - 1) / 2)
+    values = [estimate.value for estimate in estimates]
+    ax.errorbar(
+        position + offsets, values, yerr=_whiskers(estimates), fmt=marker, color=colour, capsize=2, markersize=5
+    )
+
+
+def _whiskers(estimates: list[Estimate]) -> np.ndarray:
+    return np.transpose([(e.value - e.low, e.high - e.value) for e in estimates]).clip(0)
+
+
+def _categories(ax: Axes, names: list[str]) -> None:
+    ax.set_xticks(range(len(names)), names)
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.grid(visible=False, axis="x")
+
+
+def _from_zero(ax: Axes) -> None:
+    """Shows 0, and what lies below it: an estimate of nothing can come out negative."""
+    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+
+
+def _legend(figure: Figure, entries: dict[str, tuple[str, str]]) -> None:
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="" if marker else "-", label=label)
+        for label, (colour, marker) in entries.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+
+
+def _seeds(results: Results) -> str:
+    count = len(results.study.seeds)
+    return f"{count} seed{'s' * (count > 1)}"
+
+
+DRAWN: tuple[Callable[[Results], Figure], ...] = (
+    dependence,
+    dependence_matrices,
+    reconstruction_dependence,
+    scores,
+    likelihood,
+    speed,
+    training,
+)
+FIGURES = tuple(draw.__name__ for draw in DRAWN)
+FILES = tuple(f"{name}.{suffix}" for name in FIGURES for suffix in FORMATS)
+
+
+def main() -> None:
+    """Draws every figure."""
+    parser = job.parser("Draw the study's figures.")
+    parser.add_argument("--results", type=Path, required=True, help="folder of the study's results")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
+    args = parser.parse_args()
+    job.prepare(args)
+    results = Results(args.results, args.params)
+    with mpl.rc_context(STYLE):
+        for name, draw in zip(FIGURES, DRAWN, strict=True):
+            save(draw(results), args.out / name)
+
+
+if __name__ == "__main__":
+    job.run(main)

@@ -1,0 +1,83 @@
+"""Every table and figure from made-up results: all there, the same bytes twice, and one seed is enough."""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+import synthetic
+
+from pipeline import figures, tables
+from pipeline.results import Results
+
+CAPTIONS = Path(__file__).parent.parent / "rules" / "captions"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    root, whole = tmp_path_factory.mktemp("study"), synthetic.parameters(seeds=(0,))
+    synthetic.write(root / "results", whole)
+    return root, json.dumps({name: whole[name] for name in ("study", "evaluation", "report")})
+
+
+def _run(module: object, study: tuple[Path, str], out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+    root, argument = study
+    argv = ["report", "--params", argument, "--results", str(root / "results"), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", argv)
+    module.main()
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+def test_tables_are_complete_and_the_same_twice(
+    study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = _run(tables, study, tmp_path / "a", monkeypatch)
+    assert set(written) == set(tables.FILES)
+    assert written == _run(tables, study, tmp_path / "b", monkeypatch)
+    metrics = json.loads(written["metrics.json"])
+    assert metrics["lm"]["delay"]["mmd"]["fad_mtt"] == pytest.approx(7)
+    found = pd.read_csv(tmp_path / "a" / "scores.csv")
+    assert len(found) == 1 + 3 + 6
+    assert (found["FAD-MTT low"] <= found["FAD-MTT"]).all()
+    assert "FAD" not in {column.split(",")[0] for column in found}  # never without the name of its model
+    assert pd.read_csv(tmp_path / "a" / "claims.csv")["verdict"].notna().all()
+    assert written["claims.tex"].startswith(b"\\begin{tabular}")
+
+
+def test_seeds_get_a_mean_row(tmp_path: Path) -> None:
+    whole = synthetic.parameters()
+    synthetic.write(tmp_path, whole)
+    rows = tables.reconstruction(Results(tmp_path, json.dumps(whole)))
+    assert [row["seed"] for row in rows[:3]] == [0, 1, "mean"]
+    first, second, mean = (row["SI-SDR (dB)"].value for row in rows[:3])
+    assert mean == pytest.approx((first + second) / 2)
+
+
+def test_tables_show_intervals_and_escape_latex(tmp_path: Path) -> None:
+    rows = [{"a_b": "5 % & more", "n": 3, "x": 0.12345}]
+    tables.write(rows, tmp_path / "table")
+    assert (tmp_path / "table.csv").read_text() == "a_b,n,x\n5 % & more,3,0.12345\n"
+    assert "0.123" in (tmp_path / "table.md").read_text()
+    tex = (tmp_path / "table.tex").read_text()
+    assert r"5 \% \& more" in tex
+    assert r"a\_b" in tex
+
+
+def test_figures_are_complete_and_the_same_twice(
+    study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = _run(figures, study, tmp_path / "a", monkeypatch)
+    assert set(written) == set(figures.FILES)
+    root, argument = study
+    with mpl.rc_context(figures.STYLE):
+        figures.save(figures.scores(Results(root / "results", argument)), tmp_path / "again")
+    assert [(tmp_path / f"again.{suffix}").read_bytes() for suffix in figures.FORMATS] == [
+        written[f"scores.{suffix}"] for suffix in figures.FORMATS
+    ]
+
+
+def test_every_table_and_figure_has_a_caption() -> None:
+    for name in (*tables.TABLES, *figures.FIGURES):
+        assert (CAPTIONS / f"{name}.rst").read_text().strip(), name
