@@ -1,6 +1,6 @@
 """Language model over codec tokens: one embedding and one head per codebook around a transformer that reads text."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -96,6 +96,10 @@ class LanguageModel(nn.Module):
         visible[:, 0] = True
         return states, visible
 
+    def logits(self, hidden: Tensor, codebooks: Sequence[int]) -> Tensor:
+        """Logits of n codebooks at one step, `[B, width]` -> `[B, n, C]`."""
+        return torch.stack([F.linear(hidden, self.heads[k]) for k in codebooks], dim=1)
+
     def pattern(self, frames: int) -> Pattern:
         """This model's codebook pattern for T = `frames`."""
         return _pattern(self.shape.pattern, self.shape.codebooks, frames)
@@ -108,11 +112,6 @@ class LanguageModel(nn.Module):
 def cross_entropy(logits: Tensor, codes: Tensor) -> Tensor:
     """Nats of every token, `[B, K, T, C]` and `[B, K, T]` -> `[B, K, T]`; its mean is the training loss."""
     return F.cross_entropy(logits.flatten(0, 2), codes.flatten(), reduction="none").view(codes.shape)
-
-
-def bits_per_frame(nats: Tensor) -> Tensor:
-    """Bits that a frame's K tokens cost, `[B, K, T]` nats -> `[B]`: summed over codebooks, averaged over frames."""
-    return nats.sum(dim=1).mean(dim=1) / math.log(2)
 
 
 def save(model: LanguageModel, folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """Step at which each token is predicted; tokens of one step are predicted independently, given all earlier steps."""
+    """Step at which each token is predicted, independently of the others of its step, given all earlier steps."""
 
     step: Tensor  # [K, T], int64; no step holds two tokens of one codebook
 
