@@ -20,6 +20,7 @@ rule clips:
     params:
         settings=settings("corpus"),
         code=code("pipeline.corpus"),
+        tracks=provenance.file_digest(ROOT / "pipeline" / "soundtracks.csv"),
     shell:
         "python -m pipeline.corpus --params {params.settings:q} --threads {threads}"
         " --archive $ARCHIVE --downloads $DOWNLOADS --out results/corpus > {log} 2>&1"

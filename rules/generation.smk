@@ -24,7 +24,7 @@ rule generate:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=settings("codec", "corpus", "generation", "lm"),
+        settings=settings("generation"),
         code=code("pipeline.sampling"),
     shell:
         "python -m pipeline.sampling --params {params.settings:q} --device $DEVICE --threads {threads}"

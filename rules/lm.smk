@@ -5,7 +5,7 @@ rule encode_text:
     input:
         manifest=rules.captions.output.manifest,
     output:
-        "results/lm/text/states.npz",
+        multiext("results/lm/text/", "states.safetensors", "captions.parquet"),
     log:
         "logs/lm/text.log",
     conda:
@@ -15,10 +15,9 @@ rule encode_text:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("captions"),
         code=code("pipeline.conditioning"),
     shell:
-        "python -m pipeline.conditioning --params {params.settings:q} --device $DEVICE"
+        "python -m pipeline.conditioning --device $DEVICE"
         " --threads {threads} --downloads $DOWNLOADS --manifest {input} --out results/lm/text > {log} 2>&1"
 
 
