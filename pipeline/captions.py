@@ -120,8 +120,11 @@ PULSE = 0.25  # under which no tempo is named
 MODE = 0.08  # difference of correlations under which neither mode is named
 # Tags that do not read as the name of a style.
 WORDING = {
-    "00s": "2000s",
-    "acoustic": "acoustic",
+    "00s": "2000s style",
+    "60s": "1960s style",
+    "70s": "1970s style",
+    "80s": "1980s style",
+    "90s": "1990s style",
     "female vocalist": "female vocals",
     "female vocalists": "female vocals",
     "male vocalists": "male vocals",
@@ -168,7 +171,11 @@ def describe(
             rest = [f"the sound is {_series(sound)}"] if sound else []
             rest += [f"the tempo is {pace[0]}"] if pace else ["there is no clear beat"]
             rest += [f"the mode is {key}"] if key else []
-            return _sentence(f"a piece of {_series(names) if names else 'music'}") + " " + _sentence(_series(rest))
+            return (
+                _sentence("a piece" + (f" with touches of {_series(names)}" if names else " of music"))
+                + " "
+                + _sentence(_series(rest))
+            )
 
 
 def state(style: list[str], facts: dict[str, Any], form: int) -> str:
