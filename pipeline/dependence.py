@@ -2,7 +2,8 @@
 
 The plug-in estimate from a C x C histogram is biased upwards, by about (C-1)^2 / (2 M ln 2) bits on M frames of
 independent codes that use all C values: 0.47 bits at C = 256 and M = 100,000. The same estimate after each codebook is
-shuffled in time has that bias and no dependence, and is subtracted.
+shuffled in time has that bias and no dependence, and is subtracted. Strongly dependent codes fill fewer cells and have
+less of that bias, so for them the difference is too low: a lower bound, where the paper's code takes the plug-in value.
 
 Frames are not independent: neighbours are alike, and a track keeps to its own codes. Intervals therefore draw whole
 tracks. The baseline, which shuffles single frames, knows nothing of that; `controls` shows what bias it leaves, which
@@ -164,7 +165,8 @@ def measure(
 def controls(codes: np.ndarray, codebook_size: int, settings: params.Dependence) -> dict[str, dict[str, float]]:
     """What the measure says where the truth is known, in bits, from codes `[K, M]`.
 
-    Positive: codebook 2 is a copy of codebook 1, so their mutual information is the entropy of codebook 1.
+    Positive: codebook 2 is a copy of codebook 1, so their mutual information is the entropy of codebook 1; the plug-in
+    value is right there, and what is missing is the baseline.
     Negative: every codebook is shuffled in time, so mutual information summed over the pairs is 0.
     Rolled: every codebook is moved in time, as a whole, by a random distance. The truth is 0 here too; what is measured
     is the bias that comes from neighbouring frames being alike, which the baseline does not take out.

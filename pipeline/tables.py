@@ -58,7 +58,8 @@ def dependence(results: Results) -> list[Row]:
         for alignment, name in ALIGNMENTS.items():
             measured = []
             for seed in results.study.seeds:
-                found = results.dependence(codec, seed)["alignments"][alignment]
+                result = results.dependence(codec, seed)
+                found, known = result["alignments"][alignment], result["controls"]
                 measured.append(
                     {
                         "MI, sum of pairs (bits)": results.total(codec, seed, alignment, "mutual_information"),
@@ -66,6 +67,9 @@ def dependence(results: Results) -> list[Row]:
                         "over least entropy": results.total(codec, seed, alignment, "normalised_by_minimum"),
                         "summed entropy (bits)": results.total(codec, seed, alignment, "entropy"),
                         "baseline subtracted (bits)": sum(found["baseline"]),
+                        "control: copy, of its entropy": known["positive"]["measured"] / known["positive"]["truth"],
+                        "control: shuffled (bits)": known["negative"]["measured"],
+                        "control: moved in time (bits)": known["rolled"]["measured"],
                         "frames": found["frames"],
                         "tracks": found["tracks"],
                     }
