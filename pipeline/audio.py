@@ -1,5 +1,6 @@
 """Audio in and out: mono float32 waveforms `[T]`, full scale 1, and the int16 in which corpora are stored."""
 
+import re
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -35,6 +36,8 @@ def read(source: Path | str | BinaryIO, name: str | None = None) -> Audio:
                 block.mean(axis=1) for block in file.blocks(10 * file.samplerate, dtype="float32", always_2d=True)
             ]
             rate, frames = file.samplerate, file.frames
+            # libsndfile reads what there is of a cut WAV file and mentions it only in its log.
+            short = re.search(r"^data : \d+ \(should be", file.extra_info, re.MULTILINE)
     except soundfile.LibsndfileError as error:
         raise ValueError(
             f"{name} cannot be decoded ({error.error_string}): it is no audio file, or truncated"
@@ -42,8 +45,8 @@ def read(source: Path | str | BinaryIO, name: str | None = None) -> Audio:
     if not blocks:
         raise ValueError(f"{name} has no samples: it is empty or truncated")
     waveform = np.concatenate(blocks)
-    if len(waveform) < frames:
-        raise ValueError(f"{name} is truncated: {len(waveform)} samples of {frames}")
+    if short or len(waveform) < frames:
+        raise ValueError(f"{name} is truncated: it ends after {len(waveform)} samples")
     return Audio(checked(waveform, name), rate)
 
 
