@@ -31,7 +31,7 @@ def read(source: Path | str | BinaryIO, name: str | None = None) -> Audio:
         raise ValueError(f"{name} does not exist: check the path")
     try:
         with soundfile.SoundFile(source) as file:
-            # Block by block: a stereo track of ten minutes would take 230 MB at once.
+            # Block by block: ten minutes in stereo would take 230 MB at once.
             blocks = [
                 block.mean(axis=1) for block in file.blocks(10 * file.samplerate, dtype="float32", always_2d=True)
             ]

@@ -201,7 +201,8 @@ def parse(path: Path) -> Score:
     import music21
 
     try:
-        score = music21.converter.parse(path)
+        # Without this, music21 pickles what it parses into a shared folder, and reads it back from there.
+        score = music21.converter.parse(path, forceSource=True)
         if any(instrument.transposition for instrument in score.recurse().getElementsByClass("Instrument")):
             score = score.toSoundingPitch()
         key = score.analyze("key")
