@@ -215,7 +215,7 @@ def _table(kept: list[Clips]) -> pd.DataFrame:
         {
             "clip_id": f"{clips.track.track_id}-{index:02d}",
             **clips.track._asdict(),
-            "start_s": round(float(start), 4),
+            "start_s": round(float(start), 6),
             "rms_db": round(level, 2),
         }
         for clips in kept
