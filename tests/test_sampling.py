@@ -44,9 +44,7 @@ def greedy_uncached(model: LanguageModel, text: Tensor, mask: Tensor, scale: flo
 @pytest.mark.parametrize("name", sorted(PATTERNS))
 def test_cached_generation_is_the_uncached_one(name: str, scale: float) -> None:
     model, (text, mask) = model_of(name), texts(3)
-    cached = generate(
-        model, text, mask, frames=T, uniforms=uniforms(3), guidance_scale=scale, top_k=1, temperature=1.0
-    )
+    cached = generate(model, text, mask, frames=T, uniforms=uniforms(3), guidance_scale=scale, top_k=1, temperature=1.0)
     assert torch.equal(cached, greedy_uncached(model, text, mask, scale))
     assert len(cached.unique()) > 3
 
