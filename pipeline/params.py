@@ -1,4 +1,4 @@
-"""Every parameter of the study, typed and strict: `params.yaml` states each one, and a key it does not know is an error.
+"""Every parameter of the study, typed and strict: `params.yaml` states each one, a key it does not know is an error.
 
 No field has a default here, so that the file says everything and DVC has something to compare.
 `python -m pipeline.params` writes the JSON Schema with which the Snakefile checks its configuration.
@@ -119,6 +119,7 @@ class CodecTraining(_Section):
     quantize_from: Natural  # step from which the latent is quantized; the network trains unquantized until then
     weight_ema: Fraction  # decay of the weights' moving average, which is what gets saved
     l1_weight: NonNegative
+    si_sdr_weight: NonNegative  # per dB
     mel_weight: NonNegative
     mel_windows: Annotated[list[Count], Field(min_length=1)]  # samples
     mel_bins: Count

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parent.parent
+PLUMBING = ("params", "job", "provenance")
 PACKAGES = ("torch", "torchaudio", "numpy", "pandas", "soundfile", "soxr", "transformers")
 
 
@@ -67,9 +68,10 @@ def source_digest(module: str) -> str:
     """SHA-256 of what `module` and its imports in this package compute: comments, docstrings and layout left out.
 
     Snakemake sees a rule's own text, not the modules behind it; this digest, as a rule's parameter, makes a changed
-    formula rerun what used it and nothing else.
+    formula rerun what used it and nothing else. Modules that compute nothing of a result are left out: `params`, whose
+    values a rule hands over as such, `job`, which logs and sets threads, and this one.
     """
-    code = {str(path.relative_to(ROOT)): _code(path) for path in sources(module)}
+    code = {str(path.relative_to(ROOT)): _code(path) for path in sources(module) if path.stem not in PLUMBING}
     return digest(code)[:16]
 
 

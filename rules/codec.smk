@@ -79,7 +79,7 @@ rule reconstruction:
         settings=settings("codec", "corpus"),
         code=code("pipeline.reconstruction"),
     shell:
-        "python -m pipeline.reconstruction --params {params.settings:q} --device $DEVICE"
+        "python -m pipeline.reconstruction measure --params {params.settings:q} --device $DEVICE"
         " --threads {threads} --codec results/codec/{wildcards.codec}-seed{wildcards.seed}"
         " --corpus results/corpus --out {output.metrics} > {log} 2>&1"
 

@@ -1,0 +1,375 @@
+"""Trains the codec: a trunk that every codec of a seed shares, then a branch for each independence loss.
+
+Until `codec.independence.start` the loss is off, so the codecs of a seed are one and the same run up to there: it is
+run once, saved whole, and continued once for every codec. Seeds, batches and budget of all branches are the same.
+
+    python -m pipeline.train_codec trunk --seed 0 --corpus results/corpus --out results/codec/trunk-seed0
+    python -m pipeline.train_codec branch --seed 0 --corpus results/corpus --trunk results/codec/trunk-seed0 \
+        --name mmd --out results/codec/mmd-seed0
+"""
+
+import math
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline import codec as codecs
+from pipeline import job, params, provenance, seanet
+from pipeline.audio import to_float
+from pipeline.files import atomic, read_array, write_json
+from pipeline.independence import mmd
+from pipeline.quantizer import Quantized, streams
+from pipeline.spectral import log_mel_distance, mel_loss, si_sdr, soft_si_sdr
+
+CHECKPOINT_SECONDS = 60.0
+KMEANS_FRAMES = 16  # a code
+VALIDATIONS = 10  # a run
+VALIDATION_CLIPS = 12
+VALIDATION_ROWS = 1500  # of the closed form, which walks all pairs
+
+
+class Run:
+    """Everything a run needs to continue bit by bit: network, optimizer, moving average, step."""
+
+    def __init__(self, settings: params.Codec, sample_rate: int, seed: int, device: torch.device) -> None:
+        """A run at step 0, its weights drawn from `seed`."""
+        torch.manual_seed(seed)
+        training = settings.training
+        self.settings, self.seed, self.step = settings, seed, 0
+        self.codec = codecs.Codec(codecs.configuration(settings, sample_rate)).to(device)
+        self.average = codecs.Codec(self.codec.configuration).to(device).eval().requires_grad_(False)
+        self.average.load_state_dict(self.codec.state_dict())
+        self.optimizer = torch.optim.Adam(
+            self.codec.parameters(), lr=training.learning_rate, betas=training.betas, fused=True
+        )
+
+    def generator(self, purpose: int, step: int | None = None) -> torch.Generator:
+        """Random numbers of a step (this one) and purpose, so that a continued run draws what a straight one does."""
+        step = self.step if step is None else step
+        return torch.Generator().manual_seed(((self.seed * 1_000_003 + step) * 7 + purpose) % 2**63)
+
+    def save(self, folder: Path) -> None:
+        """Writes `state.safetensors`."""
+        tensors = {f"codec.{name}": value for name, value in self.codec.state_dict().items()}
+        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        # The step is in the optimizer's state: one file says it all, and a kill cannot leave two that disagree.
+        with atomic(folder / "state.safetensors") as temporary:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+
+    def load(self, folder: Path) -> None:
+        """Continues from what `save` wrote."""
+        tensors = load_file(folder / "state.safetensors")
+        parts: dict[str, dict] = {"codec": {}, "average": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            part, rest = name.split(".", 1)
+            parts[part][rest] = value
+        self.codec.load_state_dict(parts["codec"])
+        self.average.load_state_dict(parts["average"])
+        state: dict[int, dict] = {}
+        for name, value in parts["optimizer"].items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.step = int(state[0]["step"])
+
+
+def train(
+    run: Run, clips: "Rows", validation: Tensor, independence: params.Independence, until: int, checkpoint: Path
+) -> list[dict[str, float]]:
+    """Trains to step `until` and returns the history, one row a validation.
+
+    The independence loss gets a backward pass of its own after the other losses' gradient is clipped: every `every`-th
+    step the last `every` batches are encoded again by the current encoder and one loss is taken over all their frames.
+    Its quantizer pass leaves the codebooks' moving averages alone.
+    """
+    settings, training, macro = run.settings, run.settings.training, run.settings.independence
+    device = validation.device
+    encoder_parameters = list(run.codec.encoder.parameters())
+    history: list[dict[str, float]] = resume(run, checkpoint)
+    saved = time.monotonic()
+    with job.Progress(checkpoint.name, until, done=run.step) as progress:
+        while run.step < until:
+            quantize = run.step >= training.quantize_from
+            if run.step == training.quantize_from:
+                initialise(run, clips, device)
+            for group in run.optimizer.param_groups:
+                group["lr"] = training.learning_rate * schedule(run.step, training.warmup_steps, training.steps)
+            waveform = batch(clips, run, run.step).to(device)
+            if run.step == 0:
+                latent = seanet.scale_to_data(run.codec.encoder, waveform[:, None], 1.0)
+                seanet.scale_to_data(run.codec.decoder, latent, float(waveform.std()))
+                run.average.load_state_dict(run.codec.state_dict())
+            run.optimizer.zero_grad(set_to_none=True)
+
+            latent = run.codec.latent(waveform)
+            quantized = run.codec.quantizer(latent) if quantize else None
+            output = run.codec.synthesise(quantized.latent if quantized else latent)
+            losses = reconstruction_losses(output, waveform, run)
+            loss = training.l1_weight * losses["l1"] + training.mel_weight * losses["mel"]
+            loss = loss - training.si_sdr_weight * losses["si_sdr"]
+            if quantized:
+                losses["commitment"] = quantized.commitment
+                loss = loss + training.commitment_weight * quantized.commitment
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(run.codec.parameters(), training.gradient_clip)
+            losses["gradient_norm"] = norm
+
+            weight = independence.weight * ramp(run.step, macro.start, macro.ramp)
+            if weight > 0 and (run.step + 1) % macro.every == 0:
+                before = [p.grad.clone() for p in encoder_parameters]
+                losses["mmd"] = independence_loss(run, macro_batch(clips, run).to(device), independence)
+                (weight * losses["mmd"]).backward()
+                added = torch.stack([(p.grad - g).norm() for p, g in zip(encoder_parameters, before, strict=True)])
+                rest = torch.stack([g.norm() for g in before])
+                losses["gradient_ratio"] = added.norm() / rest.norm().clamp_min(1e-12)
+
+            run.optimizer.step()
+            if quantize:
+                run.codec.quantizer.update(
+                    latent.detach(),
+                    decay=settings.codebook_decay,
+                    dead_share=settings.dead_code_threshold,
+                    generator=run.generator(2),
+                )
+            average(run, training.weight_ema)
+            run.step += 1
+
+            measured = {name: float(value.detach()) for name, value in losses.items()}
+            if not math.isfinite(measured["mel"]):
+                raise job.JobError(
+                    f"the mel loss is {measured['mel']} at step {run.step}: lower codec.training.learning_rate"
+                )
+            if run.step % max(training.steps // VALIDATIONS, 1) == 0 or run.step == until:
+                history.append({"step": run.step, **measured, **validate(run, validation, quantize)})
+            progress.update(run.step, **measured)
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save_checkpoint(run, history, checkpoint)
+                saved = time.monotonic()
+    return history
+
+
+def schedule(step: int, warmup: int, steps: int) -> float:
+    """Share of the learning rate: linear warm-up, then a cosine to 0 at the last step."""
+    return min((step + 1) / max(warmup, 1), 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+
+def ramp(step: int, start: int, length: int) -> float:
+    """Share of the independence loss' weight: 0 before `start`, then linear to 1 over `length` steps."""
+    return min(max((step - start + 1) / max(length, 1), 0.0), 1.0) if step >= start else 0.0
+
+
+def batch(clips: "Rows", run: Run, step: int) -> Tensor:
+    """The training clips' random segments `[B, T]` of a step, full scale 1."""
+    training = run.settings.training
+    generator = run.generator(1, step)
+    length = round(training.segment_seconds * run.codec.sample_rate)
+    rows = torch.randint(len(clips), (training.batch_size,), generator=generator).tolist()
+    starts = torch.randint(clips.shape[1] - length + 1, (training.batch_size,), generator=generator).tolist()
+    return torch.from_numpy(to_float(np.stack([clips[r, s : s + length] for r, s in zip(rows, starts, strict=True)])))
+
+
+def macro_batch(clips: "Rows", run: Run) -> Tensor:
+    """The last `every` batches, this step's among them, `[every B, T]`."""
+    first = max(run.step + 1 - run.settings.independence.every, 0)
+    return torch.cat([batch(clips, run, step) for step in range(first, run.step + 1)])
+
+
+def reconstruction_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[str, Tensor]:
+    """L1 in time and the multi-scale mel loss of waveforms `[B, T]`."""
+    training = run.settings.training
+    output = output[:, : waveform.shape[1]]
+    return {
+        "l1": (output - waveform).abs().mean(),
+        "si_sdr": soft_si_sdr(output, waveform).mean(),
+        "mel": mel_loss(
+            output,
+            waveform,
+            sample_rate=run.codec.sample_rate,
+            windows=training.mel_windows,
+            bins=training.mel_bins,
+        ),
+    }
+
+
+def independence_loss(run: Run, waveform: Tensor, independence: params.Independence) -> Tensor:
+    """The loss over a macro-batch `[B, T]`, encoded by the current encoder."""
+    macro = run.settings.independence
+    latent = run.codec.latent(waveform)
+    quantized: Quantized = run.codec.quantizer(latent)
+    return mmd(
+        streams(latent, quantized.vectors, independence.stream),
+        delay=independence.delay,
+        estimator=macro.estimator,
+        bandwidths=macro.bandwidths,
+        generator=run.generator(3),
+    ).loss
+
+
+@torch.no_grad()
+def initialise(run: Run, clips: "Rows", device: torch.device) -> None:
+    """K-means start of the codebooks, on the batches to come."""
+    latents: list[Tensor] = []
+    while sum(z.shape[0] * z.shape[2] for z in latents) < KMEANS_FRAMES * run.settings.codebook_size:
+        latents.append(run.codec.latent(batch(clips, run, run.step + len(latents)).to(device)))
+    run.codec.quantizer.initialise(torch.cat(latents), run.settings.kmeans_iterations, run.generator(4))
+
+
+@torch.no_grad()
+def average(run: Run, decay: float) -> None:
+    """Moves the average of the weights; the codebooks, averages already, are copied."""
+    for target, source in zip(run.average.parameters(), run.codec.parameters(), strict=True):
+        target.lerp_(source, 1 - decay)
+    for target, source in zip(run.average.buffers(), run.codec.buffers(), strict=True):
+        target.copy_(source)
+
+
+@torch.no_grad()
+def validate(run: Run, waveform: Tensor, quantize: bool) -> dict[str, float]:
+    """Log-mel distance, SI-SDR, perplexities and both MMDs of the averaged weights on held-out clips `[B, T]`."""
+    codec, training, macro = run.average, run.settings.training, run.settings.independence
+    latent = codec.latent(waveform)
+    quantized = codec.quantizer(latent)
+    output = codec.synthesise(quantized.latent if quantize else latent)[:, : waveform.shape[1]]
+    result = {
+        "validation_log_mel": float(
+            log_mel_distance(
+                output,
+                waveform,
+                sample_rate=codec.sample_rate,
+                windows=training.mel_windows,
+                bins=training.mel_bins,
+            ).mean()
+        ),
+        "validation_si_sdr": float(si_sdr(output, waveform).mean()),
+        "latent_spread": float(latent.std(dim=(0, 2)).mean()),
+    }
+    if quantize:
+        for k, used in enumerate(quantized.codes.transpose(0, 1)):
+            share = torch.bincount(used.flatten(), minlength=run.settings.codebook_size).double()
+            share /= share.sum()
+            result[f"perplexity_{k}"] = float(torch.exp(-torch.special.xlogy(share, share).sum()))
+        for name, delay in (("equal_time", False), ("delayed", True)):
+            few = quantized.vectors[
+                :, :, :, : max(VALIDATION_ROWS // len(waveform), len(run.codec.quantizer.codebooks))
+            ]
+            measured = mmd(few, delay=delay, estimator="closed_form", bandwidths=macro.bandwidths)
+            result[f"validation_mmd_{name}"] = float(measured.estimate)
+    return result
+
+
+def save_checkpoint(run: Run, history: list[dict[str, float]], folder: Path) -> None:
+    """Keeps the run where it stands; history goes first, and rows past the saved step are dropped when it is read."""
+    with atomic(folder / "history.csv") as temporary:
+        pd.DataFrame(history).to_csv(temporary, index=False)
+    run.save(folder)
+
+
+def resume(run: Run, folder: Path) -> list[dict[str, float]]:
+    """Continues `run` from its checkpoint, if a killed job left one."""
+    if not (folder / "state.safetensors").exists():
+        return []
+    run.load(folder)
+    print(f"continuing at step {run.step} from {folder}", flush=True)
+    try:
+        history = pd.read_csv(folder / "history.csv")
+    except pd.errors.EmptyDataError:
+        return []
+    return history[history["step"] <= run.step].to_dict("records")
+
+
+class Rows:
+    """Rows of a memory-mapped array `[N, T]` that belong to one split, without copying them."""
+
+    def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
+        self.array, self.rows, self.shape = array, rows, (len(rows), array.shape[1])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: tuple[int, slice]) -> np.ndarray:
+        row, samples = index
+        return self.array[self.rows[row], samples]
+
+
+def main() -> None:
+    """Trains a trunk, or a branch of one."""
+    parser = job.parser("Train the codec: the trunk of a seed, or one codec's branch of it.")
+    parser.add_argument("part", choices=["trunk", "branch"])
+    parser.add_argument("--name", help="codec of study.codecs, for a branch")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--corpus", type=Path, required=True)
+    parser.add_argument("--trunk", type=Path, help="folder of the trunk, for a branch")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    device = job.prepare(arguments)
+    settings = params.section(arguments.params, "codec", params.Codec)
+    corpus = params.section(arguments.params, "corpus", params.Corpus)
+    training, macro = settings.training, settings.independence
+
+    audio, manifest = read_array(arguments.corpus / "audio.npy"), pd.read_parquet(arguments.corpus / "manifest.parquet")
+    rows = {split: part["row"].to_numpy() for split, part in manifest.groupby("split")}
+    length = round(training.segment_seconds * corpus.sample_rate)
+    if length > audio.shape[1]:
+        raise ValueError(
+            f"codec.training.segment_seconds ({training.segment_seconds} s) is longer than the corpus' clips "
+            f"({audio.shape[1] / corpus.sample_rate} s)"
+        )
+    clips = Rows(audio, rows["train"])
+    spread = np.linspace(0, len(rows["validation"]) - 1, min(VALIDATION_CLIPS, len(rows["validation"]))).round()
+    validation = torch.from_numpy(to_float(audio[rows["validation"][spread.astype(int)]])).to(device)
+
+    trunk = arguments.part == "trunk"
+    if not trunk and not (arguments.trunk and arguments.name):
+        raise ValueError("a branch needs --trunk, the folder of its trunk, and --name, its key in study.codecs")
+    none = params.Independence(weight=0, delay=False, stream="quantized")
+    independence = none if trunk else _independence(arguments.params, arguments.name)
+    run = Run(settings, corpus.sample_rate, arguments.seed, device)
+    description = {
+        "part": arguments.part,
+        "codec": settings.model_dump(mode="json"),
+        "independence": independence.model_dump(mode="json"),
+        "inputs": [
+            provenance.file_digest(arguments.corpus / "manifest.parquet"),
+            provenance.source_digest("pipeline.train_codec"),
+        ],
+    }
+    if not trunk:
+        run.load(arguments.trunk)
+        description["inputs"].append(provenance.file_digest(arguments.trunk / "state.safetensors"))
+    checkpoint = Path("checkpoints") / "codec" / f"{arguments.out.name}-{provenance.digest(description)[:12]}"
+    started = time.monotonic()
+    history = train(run, clips, validation, independence, macro.start if trunk else training.steps, checkpoint)
+    print(f"trained to step {run.step} in {time.monotonic() - started:.0f} s", flush=True)
+
+    with atomic(arguments.out / "history.csv") as temporary:
+        pd.DataFrame(history, columns=None if history else ["step"]).to_csv(temporary, index=False)
+    origin = provenance.record(description, seed=arguments.seed, device=device.type)
+    if trunk:
+        run.save(arguments.out)
+        write_json(arguments.out / "state.json", origin)
+    else:
+        codecs.save(run.average, arguments.out, origin)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _independence(argument: str, name: str) -> params.Independence:
+    """What `--params` says of codec `name`: a rule hands over its own setting alone, params.yaml has that of all."""
+    try:
+        return params.section(argument, "independence", params.Independence)
+    except params.ParamsError:
+        study = params.section(argument, "study", params.Study)
+    if name not in study.codecs:
+        raise params.ParamsError(f"--name {name}: study.codecs has {sorted(study.codecs)}")
+    return study.codecs[name]
+
+
+if __name__ == "__main__":
+    job.run(main)
