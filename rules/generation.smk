@@ -50,7 +50,7 @@ rule decode:
         mem_mb=2000,
         runtime=60,
     params:
-        settings=settings("codec", "corpus", "generation"),
+        settings=settings("generation"),
         code=code("pipeline.reconstruction"),
     shell:
         "python -m pipeline.reconstruction decode --params {params.settings:q} --device $DEVICE --threads {threads}"

@@ -22,7 +22,7 @@ rule tokenize:
         mem_mb=2000,
         runtime=60,
     params:
-        settings=settings("codec", "corpus"),
+        settings=settings("corpus"),
         code=code("pipeline.tokens"),
     shell:
         "python -m pipeline.tokens --params {params.settings:q} --device $DEVICE --threads {threads}"
