@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -95,7 +96,7 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Codec:
     codec = Codec(read_json(folder / "model.json")["configuration"])
     try:
         codec.load_state_dict(load_file(folder / "model.safetensors"))
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"{folder}: the weights do not fit model.json: {str(error).splitlines()[-1].strip()}"
         ) from None

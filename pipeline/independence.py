@@ -24,7 +24,7 @@ class Dependence(NamedTuple):
     """The loss and what it is the positive part of."""
 
     loss: Tensor  # scalar, at least 0
-    estimate: Tensor  # scalar, before the clamp; its mean over draws of independent streams is 0 for `permutation`
+    estimate: Tensor  # scalar, before the clamp; its mean over draws of independent streams tends to 0 as N grows
     rows: int  # N
 
 

@@ -21,8 +21,8 @@ class ResidualVectorQuantizer(nn.Module):
     """K codebooks of C vectors; codebook k quantizes what the ones before it left (EnCodec, section 3.2)."""
 
     codebooks: Tensor  # [K, C, D]
-    hits: Tensor  # [K, C], moving average of the number of frames a batch assigns to each code
-    sums: Tensor  # [K, C, D], moving average of their sum
+    hits: Tensor  # [K, C], moving average of the frames assigned to each code; 1 is an equal share of a batch
+    sums: Tensor  # [K, C, D], moving average of their sum, in the same unit
 
     def __init__(self, codebooks: int, codebook_size: int, dimension: int) -> None:
         """Codebooks start at 0; `initialise` fills them."""
@@ -86,14 +86,14 @@ class ResidualVectorQuantizer(nn.Module):
             left = residual - self.codebooks[k][nearest]
             hits = torch.zeros(size, device=residual.device).index_add_(0, nearest, torch.ones_like(residual[:, 0]))
             sums = torch.zeros_like(self.sums[k]).index_add_(0, nearest, residual)
-            self.hits[k].lerp_(hits, 1 - decay)
-            self.sums[k].lerp_(sums, 1 - decay)
             share = len(residual) / size
-            dead = self.hits[k] < dead_share * share
+            self.hits[k].lerp_(hits / share, 1 - decay)
+            self.sums[k].lerp_(sums / share, 1 - decay)
+            dead = self.hits[k] < dead_share
             if dead.any():
                 picks = torch.randint(len(residual), (int(dead.sum()),), generator=generator).to(residual.device)
-                self.hits[k][dead] = share
-                self.sums[k][dead] = residual[picks] * share
+                self.hits[k][dead] = 1
+                self.sums[k][dead] = residual[picks]
             self.codebooks[k] = self.sums[k] / self.hits[k].clamp_min(1e-6)[:, None]
             residual = left
 

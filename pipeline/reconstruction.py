@@ -6,6 +6,7 @@
         --manifest results/corpus/manifest.parquet --out results/generation/reconstruction/mmd-seed0
 """
 
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +61,7 @@ def measured(
 
 def criterion(codec: codecs.Codec, codes: Tensor, bandwidths: list[float]) -> dict[str, float]:
     """The loss' estimate, closed form, on the quantized vectors of codes `[n, K, T']`, at equal time and delayed."""
-    every = max(1, len(codes) * codes.shape[2] // MMD_ROWS)
+    every = math.ceil(len(codes) * codes.shape[2] / MMD_ROWS)
     vectors = torch.stack([codec.quantizer.codebooks[k][codes[:, k].long()] for k in range(codes.shape[1])], 1)
     vectors = vectors.transpose(2, 3)[::every]  # [n, K, D, T']
     return {

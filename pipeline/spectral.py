@@ -30,7 +30,7 @@ def mel_loss(estimate: Tensor, target: Tensor, *, sample_rate: int, windows: Seq
     for window in windows:
         a, b = (mel(x, sample_rate=sample_rate, window=window, bins=bins) for x in (estimate, target))
         logarithms = (a + LOG_FLOOR).log() - (b + LOG_FLOOR).log()
-        total = total + F.l1_loss(a, b) + logarithms.square().mean().sqrt()
+        total = total + F.l1_loss(a, b) + (logarithms.square().mean() + LOG_FLOOR**2).sqrt()
     return total / len(windows)
 
 
@@ -55,9 +55,7 @@ def soft_si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
     floor = SILENCE * target.shape[-1]
     scale = (estimate * target).sum(-1, keepdim=True) / (target.square().sum(-1, keepdim=True) + floor)
     projected = scale * target
-    return 10 * torch.log10(
-        (projected.square().sum(-1) + floor) / ((estimate - projected).square().sum(-1) + floor)
-    )
+    return 10 * torch.log10((projected.square().sum(-1) + floor) / ((estimate - projected).square().sum(-1) + floor))
 
 
 def mel(waveform: Tensor, *, sample_rate: int, window: int, bins: int) -> Tensor:

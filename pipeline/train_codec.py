@@ -78,7 +78,7 @@ class Run:
             index, key = name.split(".", 1)
             state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-        self.step = int(state[0]["step"])
+        self.step = int(state[0]["step"]) if state else 0
 
 
 def train(
@@ -98,8 +98,6 @@ def train(
     with job.Progress(checkpoint.name, until, done=run.step) as progress:
         while run.step < until:
             quantize = run.step >= training.quantize_from
-            if run.step == training.quantize_from:
-                initialise(run, clips, device)
             for group in run.optimizer.param_groups:
                 group["lr"] = training.learning_rate * schedule(run.step, training.warmup_steps, training.steps)
             waveform = batch(clips, run, run.step).to(device)
@@ -107,6 +105,8 @@ def train(
                 latent = seanet.scale_to_data(run.codec.encoder, waveform[:, None], 1.0)
                 seanet.scale_to_data(run.codec.decoder, latent, float(waveform.std()))
                 run.average.load_state_dict(run.codec.state_dict())
+            if run.step == training.quantize_from:
+                initialise(run, clips, device)
             run.optimizer.zero_grad(set_to_none=True)
 
             latent = run.codec.latent(waveform)
@@ -143,10 +143,8 @@ def train(
             run.step += 1
 
             measured = {name: float(value.detach()) for name, value in losses.items()}
-            if not math.isfinite(measured["mel"]):
-                raise job.JobError(
-                    f"the mel loss is {measured['mel']} at step {run.step}: lower codec.training.learning_rate"
-                )
+            if wrong := {name: value for name, value in measured.items() if not math.isfinite(value)}:
+                raise job.JobError(f"training diverged at step {run.step}, {wrong}: lower codec.training.learning_rate")
             if run.step % max(training.steps // VALIDATIONS, 1) == 0 or run.step == until:
                 history.append({"step": run.step, **measured, **validate(run, validation, quantize)})
             progress.update(run.step, **measured)
@@ -279,7 +277,7 @@ def resume(run: Run, folder: Path) -> list[dict[str, float]]:
     run.load(folder)
     print(f"continuing at step {run.step} from {folder}", flush=True)
     try:
-        history = pd.read_csv(folder / "history.csv")
+        history = pd.read_csv(folder / "history.csv", float_precision="round_trip")
     except pd.errors.EmptyDataError:
         return []
     return history[history["step"] <= run.step].to_dict("records")
@@ -316,6 +314,8 @@ def main() -> None:
 
     audio, manifest = read_array(arguments.corpus / "audio.npy"), pd.read_parquet(arguments.corpus / "manifest.parquet")
     rows = {split: part["row"].to_numpy() for split, part in manifest.groupby("split")}
+    if missing := {"train", "validation"} - set(rows):
+        raise ValueError(f"{arguments.corpus / 'manifest.parquet'} has no clips of {sorted(missing)}")
     length = round(training.segment_seconds * corpus.sample_rate)
     if length > audio.shape[1]:
         raise ValueError(
@@ -343,6 +343,10 @@ def main() -> None:
     }
     if not trunk:
         run.load(arguments.trunk)
+        if run.step != macro.start:
+            raise ValueError(
+                f"{arguments.trunk} stands at step {run.step} and codec.independence.start is {macro.start}: train it anew"
+            )
         description["inputs"].append(provenance.file_digest(arguments.trunk / "state.safetensors"))
     checkpoint = Path("checkpoints") / "codec" / f"{arguments.out.name}-{provenance.digest(description)[:12]}"
     started = time.monotonic()
