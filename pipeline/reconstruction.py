@@ -20,11 +20,11 @@ from pipeline import job, params, provenance
 from pipeline.audio import to_float, to_int16
 from pipeline.captions import evaluation_rows
 from pipeline.files import atomic, read_array, write_array, write_json
-from pipeline.independence import mmd
+from pipeline.independence import joint_rows, mmd
 from pipeline.spectral import log_mel_distance, si_sdr
 
 AT_ONCE = 8  # clips
-MMD_ROWS = 4000  # frames the closed form takes of the held-out codes, evenly over the clips; it walks all pairs
+MMD_ROWS = 4000  # that the closed form takes of the held-out codes, evenly spread; it walks all pairs
 
 
 class Reconstruction(NamedTuple):
@@ -61,13 +61,13 @@ def measured(
 
 def criterion(codec: codecs.Codec, codes: Tensor, bandwidths: list[float]) -> dict[str, float]:
     """The loss' estimate, closed form, on the quantized vectors of codes `[n, K, T']`, at equal time and delayed."""
-    every = math.ceil(len(codes) * codes.shape[2] / MMD_ROWS)
     vectors = torch.stack([codec.quantizer.codebooks[k][codes[:, k].long()] for k in range(codes.shape[1])], 1)
-    vectors = vectors.transpose(2, 3)[::every]  # [n, K, D, T']
-    return {
-        name: float(mmd(vectors, delay=delay, estimator="closed_form", bandwidths=bandwidths).estimate)
-        for name, delay in (("equal_time", False), ("delayed", True))
-    }
+    estimates = {}
+    for name, delay in (("equal_time", False), ("delayed", True)):
+        rows = joint_rows(vectors.transpose(2, 3), delay=delay)
+        few = rows[:: math.ceil(len(rows) / MMD_ROWS), :, :, None]  # each row a clip of one frame
+        estimates[name] = float(mmd(few, delay=False, estimator="closed_form", bandwidths=bandwidths).estimate)
+    return estimates
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def soft_si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
-    """SI-SDR in dB, `[B, T]` -> `[B]`, with both energies lifted by -60 dB re full scale: silence gives 0 dB, no NaN."""
+    """SI-SDR in dB, `[B, T]` -> `[B]`, both energies lifted by -60 dB re full scale: silence gives 0 dB, no NaN."""
     floor = SILENCE * target.shape[-1]
     scale = (estimate * target).sum(-1, keepdim=True) / (target.square().sum(-1, keepdim=True) + floor)
     projected = scale * target

@@ -345,7 +345,8 @@ def main() -> None:
         run.load(arguments.trunk)
         if run.step != macro.start:
             raise ValueError(
-                f"{arguments.trunk} stands at step {run.step} and codec.independence.start is {macro.start}: train it anew"
+                f"{arguments.trunk} stands at step {run.step} and codec.independence.start is {macro.start}: "
+                "train it anew"
             )
         description["inputs"].append(provenance.file_digest(arguments.trunk / "state.safetensors"))
     checkpoint = Path("checkpoints") / "codec" / f"{arguments.out.name}-{provenance.digest(description)[:12]}"
