@@ -13,6 +13,8 @@ from pipeline.files import atomic, read_json, write_json
 from pipeline.params import Codec as CodecParams
 from pipeline.quantizer import ResidualVectorQuantizer
 
+NORM_EPSILON = 1e-6  # added to a frame's mean square
+
 
 class Codec(nn.Module):
     """Waveforms `[B, T]` to codes `[B, K, T / hop]` and back."""
@@ -36,7 +38,10 @@ class Codec(nn.Module):
         return self.sample_rate / self.hop_length
 
     def latent(self, waveform: Tensor) -> Tensor:
-        """z, `[B, T]` -> `[B, D, ceil(T / hop)]`.
+        """z, `[B, T]` -> `[B, D, ceil(T / hop)]`; with `latent_norm`, each frame has mean square 1.
+
+        Differs from EnCodec in that norm. Without it the latent's scale is free: within a few hundred steps it either
+        outgrows the codebooks, which follow as moving averages, or the commitment pulls it, and every code, to 0.
 
         Raises:
             ValueError: `waveform` is not `[B, T]`, is empty, or holds NaN or infinity.
@@ -47,7 +52,10 @@ class Codec(nn.Module):
             raise ValueError("waveform has no samples")
         if not waveform.isfinite().all():
             raise ValueError("waveform holds NaN or infinity")
-        return self.encoder(waveform[:, None])
+        latent = self.encoder(waveform[:, None])
+        if self.configuration["latent_norm"]:
+            latent = latent * (latent.square().mean(dim=1, keepdim=True) + NORM_EPSILON).rsqrt()
+        return latent
 
     def synthesise(self, latent: Tensor) -> Tensor:
         """Waveform `[B, T' hop]` of a latent `[B, D, T']`."""
@@ -73,6 +81,7 @@ def configuration(params: CodecParams, sample_rate: int) -> dict:
         "sample_rate": sample_rate,
         "codebooks": params.codebooks,
         "codebook_size": params.codebook_size,
+        "latent_norm": params.latent_norm,
         "seanet": {name: values[name] for name in sizes},
     }
 

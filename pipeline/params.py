@@ -149,6 +149,7 @@ class Codec(_Section):
     last_kernel_size: Count
     dilation_base: Count
     lstm_layers: Natural
+    latent_norm: bool  # scale each frame of the latent to mean square 1
     codebooks: Count
     codebook_size: Count
     codebook_decay: Fraction

@@ -29,7 +29,7 @@ from pipeline.spectral import log_mel_distance, mel_loss, si_sdr, soft_si_sdr
 
 CHECKPOINT_SECONDS = 60.0
 KMEANS_FRAMES = 16  # a code
-VALIDATIONS = 10  # a run
+VALIDATIONS = 16  # a run
 VALIDATION_CLIPS = 12
 VALIDATION_ROWS = 1500  # of the closed form, which walks all pairs
 
