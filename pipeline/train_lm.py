@@ -8,6 +8,7 @@ models of different patterns see the same clips in the same order.
 """
 
 import argparse
+import hashlib
 import json
 import math
 import time
@@ -125,7 +126,8 @@ def train(
     model, average = LanguageModel(shape).to(device), LanguageModel(shape).to(device).eval()
     average.load_state_dict(model.state_dict())
     optimizer = adamw(model, sizes)
-    digest = provenance.digest([sizes.model_dump(mode="json"), vars(shape), seed, len(split)])
+    tokens = hashlib.sha256(split.tokens.tobytes()).hexdigest()
+    digest = provenance.digest([sizes.model_dump(mode="json"), vars(shape), seed, tokens])
     first, history = resume(checkpoint, digest, model, average, optimizer)
     few = subset(validation, VALIDATION_CLIPS)
     saved = time.monotonic()
