@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from hypothesis import settings
 
+# Examples are slow where other jobs have the cores, and none the worse for it.
+settings.register_profile("default", deadline=None)
 ROOT = Path(__file__).parent.parent
 WORKFLOW = ("Snakefile", "rules", "pipeline", "profiles", "params.yaml", "dvc.yaml", ".dvcignore", ".gitignore")
 # What runs is what is tested: its interpreter, and one thread a job.
