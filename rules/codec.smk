@@ -15,6 +15,8 @@ rule trunk:
         "benchmarks/codec/trunk-seed{seed}.tsv"
     conda:
         environment
+    # The longest chain of jobs begins here: left to the end, it would keep one core busy alone.
+    priority: 100
     threads: 1
     resources:
         mem_mb=3000,
@@ -44,6 +46,7 @@ rule codec_branch:
         "benchmarks/codec/{codec}-seed{seed}.tsv"
     conda:
         environment
+    priority: 100
     threads: 1
     resources:
         mem_mb=3000,

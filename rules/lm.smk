@@ -38,6 +38,7 @@ rule train_lm:
         "benchmarks/lm/{pattern}/{codec}-seed{seed}.tsv"
     conda:
         environment
+    priority: 50
     threads: 1
     resources:
         mem_mb=4000,
