@@ -13,10 +13,10 @@ rule trunk:
         "logs/codec/trunk-seed{seed}.log",
     benchmark:
         "benchmarks/codec/trunk-seed{seed}.tsv"
-    conda:
-        environment
     # The longest chain of jobs begins here: left to the end, it would keep one core busy alone.
     priority: 100
+    conda:
+        environment
     threads: 1
     resources:
         mem_mb=3000,
@@ -44,9 +44,9 @@ rule codec_branch:
         "logs/codec/{codec}-seed{seed}.log",
     benchmark:
         "benchmarks/codec/{codec}-seed{seed}.tsv"
+    priority: 100
     conda:
         environment
-    priority: 100
     threads: 1
     resources:
         mem_mb=3000,

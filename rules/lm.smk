@@ -36,9 +36,9 @@ rule train_lm:
         "logs/lm/{pattern}/{codec}-seed{seed}.log",
     benchmark:
         "benchmarks/lm/{pattern}/{codec}-seed{seed}.tsv"
+    priority: 50
     conda:
         environment
-    priority: 50
     threads: 1
     resources:
         mem_mb=4000,
