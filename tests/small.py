@@ -1,0 +1,98 @@
+"""A codec and a corpus that train in seconds: parameters and files in the study's formats."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline import params
+from pipeline.audio import to_int16
+from pipeline.files import write_array
+
+RATE, CLIP = 1600, 1024  # Hz, samples
+K, C, HOP = 2, 8, 16
+TRAINING: dict[str, Any] = {
+    "steps": 12,
+    "batch_size": 2,
+    "segment_seconds": 0.32,
+    "learning_rate": 1e-3,
+    "betas": [0.5, 0.9],
+    "warmup_steps": 2,
+    "quantize_from": 3,
+    "weight_ema": 0.9,
+    "l1_weight": 1.0,
+    "si_sdr_weight": 0.1,
+    "mel_weight": 1.0,
+    "mel_windows": [32, 64],
+    "mel_bins": 8,
+    "commitment_weight": 0.25,
+    "gradient_clip": 10.0,
+}
+INDEPENDENCE: dict[str, Any] = {
+    "start": 6,
+    "ramp": 3,
+    "every": 2,
+    "estimator": "closed_form",
+    "bandwidths": [0.1, 1, 5],
+}
+CODEC: dict[str, Any] = {
+    "filters": 2,
+    "ratios": [4, 2, 2],
+    "dimension": 4,
+    "latent_norm": True,
+    "residual_layers": 1,
+    "kernel_size": 7,
+    "residual_kernel_size": 3,
+    "last_kernel_size": 7,
+    "dilation_base": 2,
+    "lstm_layers": 0,
+    "codebooks": K,
+    "codebook_size": C,
+    "codebook_decay": 0.9,
+    "kmeans_iterations": 5,
+    "dead_code_threshold": 0.2,
+    "training": TRAINING,
+    "independence": INDEPENDENCE,
+}
+CORPUS: dict[str, Any] = {
+    "source": "scores",
+    "sample_rate": RATE,
+    "clip_seconds": CLIP / RATE,
+    "clips_per_track": 2,
+    "silence_db": -50,
+    "split": {"salt": "", "validation": 0.2, "test": 0.2},
+    "max_cosine": 0.9,
+    "soundtracks": {"packages": ["x"]},
+    "scores": {"collections": ["bach"], "works": 1, "renditions": 1, "seconds": 30},
+}
+GENERATION = {"clips": 3, "guidance_scale": 3, "top_k": 4, "temperature": 1, "batch_size": 4, "seed": 0}
+
+
+def settings(training: dict[str, Any] | None = None, **independence: Any) -> params.Codec:
+    """The small codec's parameters, some changed."""
+    whole = {"training": TRAINING | (training or {}), "independence": INDEPENDENCE | independence}
+    return params.Codec.model_validate(CODEC | whole)
+
+
+def music(clips: int = 10) -> np.ndarray:
+    """Int16 clips `[N, T]`, each of three decaying partials and a little noise."""
+    generator = np.random.default_rng(0)
+    time = np.arange(CLIP) / RATE
+    waves = np.zeros((clips, CLIP))
+    for wave in waves:
+        for _ in range(3):
+            frequency, decay = generator.uniform(50, 600), generator.uniform(0.5, 5)
+            wave += 0.2 * np.exp(-decay * time) * np.sin(2 * np.pi * frequency * time + generator.uniform(0, 6))
+    return to_int16(waves + 0.005 * generator.standard_normal(waves.shape))
+
+
+def write_corpus(folder: Path) -> Path:
+    """Writes `audio.npy` and `manifest.parquet`; rows 1 and 4 were dropped from the manifest."""
+    audio = music()
+    write_array(folder / "audio.npy", audio)
+    splits = ["train"] * 4 + ["validation"] * 2 + ["test"] * 4
+    manifest = pd.DataFrame({"clip_id": [f"clip{i}" for i in range(10)], "row": range(10), "split": splits})
+    manifest["track_id"] = [f"track{i // 2}" for i in range(10)]
+    manifest.drop(index=[1, 4]).to_parquet(folder / "manifest.parquet")
+    return folder

@@ -1,0 +1,158 @@
+"""Parameters: the file that is there, every rule between fields, and keys that nobody knows."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from pipeline import params
+
+ROOT = Path(__file__).parent.parent
+DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    whole = copy.deepcopy(DEFAULTS)
+    *path, last = key.split(".")
+    inner = whole
+    for name in path:
+        inner = inner[name]
+    inner[last] = value
+    return whole
+
+
+def check(data: Any) -> params.Params:
+    return params.checked(params.Params, data, "params.yaml")
+
+
+def models(model: type[BaseModel]) -> set[type[BaseModel]]:
+    found = {model}
+    for field in model.model_fields.values():
+        for part in [field.annotation, *getattr(field.annotation, "__args__", ())]:
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                found |= models(part)
+    return found
+
+
+def test_the_repositorys_parameters_fit() -> None:
+    whole = params.load(ROOT / "params.yaml")
+    assert whole.model_dump(mode="json") == json.loads(json.dumps(DEFAULTS))
+
+
+def test_no_default_hides_outside_the_file() -> None:
+    for model in models(params.Params):
+        assert all(field.is_required() for field in model.model_fields.values()), model
+    assert params.Independence in models(params.Params)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        (
+            "study.language_models.delay.codecs",
+            ["baseline", "mdm"],
+            r"delay.codecs names \['mdm'\], not in study.codecs",
+        ),
+        ("study.language_models.flatten.seeds", [0, 7], r"flatten.seeds names \[7\], not in study.seeds"),
+        ("codec.independence.start", 0, r"independence.start is 0; it must lie between codec.training.quantize_from"),
+        ("codec.independence.start", 10**9, r"and codec.training.steps"),
+        ("lm.heads", 7, r"must be a multiple of lm.heads \(7\)"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: str) -> None:
+    with pytest.raises(params.ParamsError, match=complaint):
+        check(changed(key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("codec.codebook_sise", 3, r"params.yaml: codec.codebook_sise: Extra inputs are not permitted"),
+        ("codec.training.stepz", 3, "codec.training.stepz: Extra"),
+        ("extra", {}, "extra: Extra"),
+        ("study.language_models.parallel", {"codecs": ["mmd"], "seeds": [0]}, "study.language_models.parallel"),
+        ("codec.codebooks", 0, "codec.codebooks: Input should be greater than 0"),
+        ("codec.codebooks", 2.5, "codec.codebooks: .*integer"),
+        ("codec.training.learning_rate", -1, "learning_rate: Input should be greater than 0"),
+        ("codec.training.learning_rate", float("nan"), "learning_rate: .*finite"),
+        ("codec.training.betas", [0.9, 1.1], "codec.training.betas.1: .*less than or equal to 1"),
+        ("codec.training.mel_windows", [], "mel_windows: .*at least 1 item"),
+        ("codec.independence.estimator", "exact", "estimator: Input should be 'permutation' or 'closed_form'"),
+        ("study.codecs.mmd.stream", "codes", "study.codecs.mmd.stream: Input should be 'quantized', 'input' or"),
+        ("study.codecs", {}, "study.codecs: .*at least 1"),
+        (
+            "study.codecs",
+            {"a b": {"weight": 0, "delay": False, "stream": "input"}},
+            "study.codecs.*String should match",
+        ),
+        ("study.seeds", [-1], "study.seeds.0: .*greater than or equal to 0"),
+        ("runtime.device", "tpu", "runtime.device: Input should be 'auto', 'cpu' or 'cuda'"),
+    ],
+)
+def test_a_faulty_value_is_named_with_its_key(key: str, value: Any, complaint: str) -> None:
+    with pytest.raises(params.ParamsError, match=complaint):
+        check(changed(key, value))
+
+
+def test_every_fault_is_named_at_once() -> None:
+    whole = changed("codec.codebooks", 0)
+    del whole["lm"]["width"]
+    with pytest.raises(params.ParamsError, match=r"codec.codebooks: .*; lm.width: Field required"):
+        check(whole)
+
+
+def test_a_missing_key_is_named() -> None:
+    whole = copy.deepcopy(DEFAULTS)
+    del whole["report"]
+    with pytest.raises(params.ParamsError, match=r"params.yaml: report: Field required"):
+        check(whole)
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 3])
+def test_what_is_no_mapping_is_named(data: Any) -> None:
+    with pytest.raises(params.ParamsError, match=r"params.yaml: parameters: Input should be a valid dictionary"):
+        check(data)
+
+
+def test_parameters_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        check(DEFAULTS).lm.width = 3
+
+
+def test_a_section_is_read_from_a_file_and_from_json_alike(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(DEFAULTS))
+    from_file = params.section(str(path), "lm", params.LanguageModel)
+    assert from_file == params.section(json.dumps({"lm": DEFAULTS["lm"]}), "lm", params.LanguageModel)
+    assert from_file == check(DEFAULTS).lm
+
+
+def test_a_section_that_is_not_handed_over_is_named() -> None:
+    with pytest.raises(params.ParamsError, match="--params lacks the section 'lm'"):
+        params.section(json.dumps({"codec": {}}), "lm", params.LanguageModel)
+    with pytest.raises(params.ParamsError, match=r"--params, lm: width: Field required"):
+        params.section(json.dumps({"lm": {}}), "lm", params.LanguageModel)
+
+
+def test_an_empty_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").touch()
+    with pytest.raises(params.ParamsError, match="lacks the section"):
+        params.section(str(tmp_path / "params.yaml"), "lm", params.LanguageModel)
+    with pytest.raises(params.ParamsError, match="valid dictionary"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(OSError, match=r"nowhere\.yaml"):
+        params.section("nowhere.yaml", "lm", params.LanguageModel)
+
+
+def test_the_schema_knows_its_dialect_and_forbids_unknown_keys(tmp_path: Path) -> None:
+    params.write_schema(tmp_path / "schema.json")
+    schema = json.loads((tmp_path / "schema.json").read_text())
+    assert schema["$schema"].startswith("https://json-schema.org/")
+    assert all(part["additionalProperties"] is False for part in schema["$defs"].values())
