@@ -42,7 +42,7 @@ status: environment ## the jobs that are running, live
 	python -m pipeline.job
 
 settle: environment ## after `dvc pull` or `dvc checkout`: take the results that are there as up to date
-	snakemake --touch --cores 1
+	snakemake --touch --forceall --cores 1
 
 environment: $(VENV)/.requirements
 
