@@ -21,10 +21,10 @@ report: environment ## report.html, from what is there
 	snakemake --report report.html
 
 test: lint ## everything that must hold
-	pytest -n 2 --dist loadgroup
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: environment ## the tests that take seconds
-	pytest -n 2 --dist loadgroup -m "not slow"
+	pytest -n 2 --dist loadfile -m "not slow"
 
 lint: environment
 	ruff check .

@@ -1,19 +1,15 @@
-"""The workflow as a whole: what runs again when something changes, and that Snakemake and DVC agree about it."""
+"""The rules: what runs again when something changes, and that DVC's stages declare what the rules read."""
 
 import json
 import os
 import re
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from conftest import ENVIRONMENT, Output, Study, merged
+from conftest import Output, Study, merged
 
 from pipeline import figures, params, provenance, tables
 
@@ -24,9 +20,6 @@ DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 REPORTED = "results/tables/|figures/"
 MODELS = f"results/(lm|generation)/(delay|flatten)/|results/evaluation/.*/generation/|{REPORTED}"
-
-settled_study = pytest.mark.xdist_group("settled")
-smoke_study = pytest.mark.xdist_group("smoke")
 
 
 def test_the_schema_is_the_models(tmp_path: Path) -> None:
@@ -42,7 +35,6 @@ def test_presets_fit_and_say_only_what_differs(preset: Path) -> None:
     params.checked(params.Params, merged(DEFAULTS, changes), preset.name)
 
 
-@settled_study
 def test_a_mistyped_parameter_ends_in_one_sentence(settled: Study) -> None:
     faults = ["--config", "lm={stepz: 3}", "codec={training: {steps: fast}}", "lmm={}"]
     said = settled.run("snakemake", "--dry-run", *faults, fails=True)
@@ -57,7 +49,6 @@ def test_a_rule_carries_the_digest_of_the_module_that_it_runs() -> None:
         assert re.findall(r"python -m (pipeline\.\w+)", rule) == re.findall(r'=code\("(pipeline\.\w+)"\)', rule), rule
 
 
-@settled_study
 def test_what_the_report_makes_is_declared(outputs: list[Output]) -> None:
     made = {output.path for output in outputs}
     expected = {f"results/tables/{name}.{suffix}" for name in tables.TABLES for suffix in tables.FORMATS}
@@ -65,14 +56,12 @@ def test_what_the_report_makes_is_declared(outputs: list[Output]) -> None:
     assert expected < made
 
 
-@settled_study
 def test_every_output_lies_in_one_dvc_out(outputs: list[Output]) -> None:
     for output in outputs:
         holding = [out for stage in STAGES.values() for out in _outs(stage) if Path(output.path).is_relative_to(out)]
         assert len(holding) == 1, f"{output.path} lies in {holding}"
 
 
-@settled_study
 @pytest.mark.parametrize("name", STAGES)
 def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: str) -> None:
     stage = STAGES[name]
@@ -84,7 +73,6 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
     assert {key for key in stage["params"] if not any(_covers([key], u) for u in used)} == set(), "declared, not used"
 
 
-@settled_study
 @pytest.mark.parametrize(
     ("changes", "rerun"),
     [
@@ -103,7 +91,6 @@ def test_a_changed_parameter_reruns_what_depends_on_it(
     _assert_pending(study, rerun)
 
 
-@settled_study
 @pytest.mark.parametrize(
     ("module", "rerun"),
     [
@@ -118,7 +105,6 @@ def test_changed_code_reruns_what_it_computes(settled: Study, tmp_path: Path, mo
     _assert_pending(study, rerun)
 
 
-@settled_study
 def test_what_decides_no_result_reruns_nothing(settled: Study, tmp_path: Path) -> None:
     """Comments, devices, sources of downloads, and new dates on old contents, as after `dvc checkout`."""
     study = settled.copy(tmp_path / "study")
@@ -127,78 +113,6 @@ def test_what_decides_no_result_reruns_nothing(settled: Study, tmp_path: Path) -
     for path in (study.folder / "results").rglob("*.*"):
         os.utime(path)
     assert study.pending() == set()
-
-
-@pytest.mark.slow
-@smoke_study
-def test_the_smoke_study_makes_everything_once(smoke: Study) -> None:
-    for output in smoke.outputs():
-        assert (smoke.folder / output.path).stat().st_size > 0
-    assert smoke.pending() == set()
-    assert set(json.loads((smoke.folder / "results/tables/metrics.json").read_text())["lm"]) == {"delay", "flatten"}
-
-
-@pytest.mark.slow
-@smoke_study
-def test_snakemake_writes_its_report(smoke: Study, tmp_path: Path) -> None:
-    report = tmp_path / "report.html"
-    smoke.run("snakemake", "--report", str(report))
-    text = report.read_text()
-    assert all(name.replace("_", " ") in text for name in figures.FIGURES)
-
-
-@pytest.mark.slow
-@smoke_study
-def test_dvc_and_snakemake_leave_each_other_nothing_to_do(smoke: Study, tmp_path: Path) -> None:
-    study = smoke.copy(tmp_path / "study")
-    before = _results(study)
-    said = study.run("dvc", "repro")
-    assert said.count("Nothing to be done") == len(STAGES), said
-    assert _contents(study, before) == _contents(smoke, before)
-    assert "up to date" in study.run("dvc", "status")
-
-    study.configure({"evaluation": {"bootstrap": 21}})
-    ran = re.findall(r"Running stage '(\w+)'", study.run("dvc", "repro"))
-    assert ran == ["evaluation", "report"]
-    assert study.pending() == set()
-    assert "metrics.json" in study.run("dvc", "metrics", "show")
-
-    study.run("git", "add", "--all")
-    study.run("git", "commit", "--quiet", "-m", "Results")
-    study.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
-    study.run("dvc", "push", "--quiet")
-    study.run("git", "clone", "--quiet", str(study.folder), str(tmp_path / "clone"))
-    clone = Study(tmp_path / "clone")
-    clone.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
-    clone.run("dvc", "pull", "--quiet")
-    clone.snakemake("--touch", "--forceall")
-    assert clone.pending() == set()
-    assert "up to date" in clone.run("dvc", "status")
-
-
-@pytest.mark.slow
-@smoke_study
-@pytest.mark.parametrize("job", ["lm/delay/baseline-seed0", "codec/mmd-seed0"])
-def test_a_killed_job_is_made_up_for_by_the_next_run(smoke: Study, tmp_path: Path, job: str) -> None:
-    study = smoke.copy(tmp_path / "study")
-    name = f"results/{job}/model.safetensors"
-    model = study.folder / name
-    finished = model.read_bytes()
-    model.unlink()
-    running = subprocess.Popen(
-        ["snakemake", "--cores", "2", name],
-        cwd=study.folder,
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    os.kill(_job(study, Path(job).name, running), signal.SIGKILL)
-    running.communicate()
-    assert running.returncode != 0
-    assert not model.exists()
-    study.snakemake(name)
-    assert model.read_bytes() == finished
 
 
 def _outs(stage: dict[str, Any]) -> list[str]:
@@ -251,21 +165,3 @@ def _covers(declared: list[str], key: str) -> bool:
 def _assert_pending(study: Study, pattern: str) -> None:
     outputs = study.outputs()
     assert {o.path for o in outputs if o.pending} == {o.path for o in outputs if re.match(pattern, o.path)}
-
-
-def _results(study: Study) -> list[Path]:
-    return sorted(path.relative_to(study.folder) for path in (study.folder / "results").rglob("*") if path.is_file())
-
-
-def _contents(study: Study, paths: list[Path]) -> list[str]:
-    return [provenance.file_digest(study.folder / path) for path in paths]
-
-
-def _job(study: Study, name: str, started: subprocess.Popen[str]) -> int:
-    """Process of a job, as soon as it reports that it is under way."""
-    while started.poll() is None:
-        for path in (study.folder / "progress").glob(f"[!.]*{name}*.json"):
-            with suppress(FileNotFoundError):
-                return json.loads(path.read_text())["pid"]
-        time.sleep(0.02)
-    raise AssertionError(f"{name} was never seen at work: {started.communicate()[0][-4000:]}")
