@@ -19,6 +19,7 @@ def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict:
     whole["study"]["seeds"] = list(seeds)
     whole["study"]["language_models"]["delay"]["seeds"] = list(seeds)
     whole["study"]["language_models"]["flatten"]["seeds"] = [0]
+    whole["study"]["language_models"]["flatten"]["codecs"] = list(whole["study"]["codecs"])
     whole["dependence"]["bootstrap"] = whole["evaluation"]["bootstrap"] = BOOTSTRAP
     return whole
 
