@@ -27,6 +27,7 @@ def test_the_smoke_study_makes_everything_once(smoke: Study) -> None:
     assert set(json.loads((smoke.folder / "results/tables/metrics.json").read_text())["lm"]) == {"delay", "flatten"}
 
 
+@pytest.mark.long
 def test_snakemake_writes_its_report(smoke: Study, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     smoke.run("snakemake", "--report", str(report))
@@ -34,6 +35,7 @@ def test_snakemake_writes_its_report(smoke: Study, tmp_path: Path) -> None:
     assert all(name.replace("_", " ") in text for name in figures.FIGURES)
 
 
+@pytest.mark.long
 def test_dvc_and_snakemake_leave_each_other_nothing_to_do(smoke: Study, tmp_path: Path) -> None:
     study = smoke.copy(tmp_path / "study")
     before = _results(study)
@@ -61,6 +63,7 @@ def test_dvc_and_snakemake_leave_each_other_nothing_to_do(smoke: Study, tmp_path
     assert "up to date" in clone.run("dvc", "status")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("job", ["lm/delay/baseline-seed0", "codec/mmd-seed0"])
 def test_a_killed_job_is_made_up_for_by_the_next_run(smoke: Study, tmp_path: Path, job: str) -> None:
     study = smoke.copy(tmp_path / "study")
