@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: study smoke report test test-long quick lint format status settle environment clean
+.PHONY: study smoke report test quick lint format status settle environment clean
 
 study: environment ## the whole study of params.yaml: results/, figures/
 	snakemake --cores $(CORES)
@@ -21,13 +21,10 @@ report: environment ## report.html, from what is there
 	snakemake --report report.html
 
 test: lint ## everything that must hold
-	pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not long"
-
-test-long: environment ## what follows a whole study: DVC beside Snakemake, kills, clones
-	pytest -m long
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 quick: environment ## the tests that take seconds
-	pytest -n 2 --dist loadfile -m "not slow and not long"
+	pytest -n 2 --dist loadfile -m "not slow"
 
 lint: environment
 	ruff check .

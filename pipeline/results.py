@@ -92,6 +92,11 @@ class Results:
         """Steps and seconds of generation."""
         return self._json(f"generation/{model.name}/timing.json")
 
+    def repeats(self, ours: list[float], theirs: list[float]) -> Estimate:
+        """Ratio of the medians of two sets of repeated timings."""
+        settings = {"resamples": self.evaluation.bootstrap, "seed": self.evaluation.seed, "confidence": self.confidence}
+        return statistics.ratio_of_medians(np.array(ours), np.array(theirs), **settings)
+
     def score(self, system: str) -> dict[str, Any]:
         """Scores of a system: `floor` (real music of other tracks), `reconstruction/...` or `generation/...`."""
         return self._json(f"evaluation/scores/{system}.json")

@@ -171,11 +171,11 @@ def main() -> None:
     done = [dict(np.load(part, allow_pickle=False)) for part in parts]
     write_array(args.out / "tokens.npy", np.concatenate([part["tokens"] for part in done]))
     write_array(args.out / "audio.npy", np.concatenate([part["audio"] for part in done]))
-    seconds = np.sum([part["seconds"] for part in done], axis=0).tolist()
+    sizes = [len(part["tokens"]) for part in done]
     write_json(
         args.out / "timing.json",
         {
-            **timing(model, len(clips), frames / codec.frame_rate, seconds),
+            **timing(model, frames / codec.frame_rate, sizes, [part["seconds"] for part in done]),
             "batch_size": settings.batch_size,
             "threads": torch.get_num_threads(),
             "provenance": provenance.record(
@@ -186,24 +186,33 @@ def main() -> None:
     shutil.rmtree(folder.parent)
 
 
-def timing(model: LanguageModel, clips: int, clip_seconds: float, seconds: Sequence[float]) -> dict[str, float]:
+def timing(
+    model: LanguageModel, clip_seconds: float, sizes: Sequence[int], seconds: Sequence[np.ndarray]
+) -> dict[str, float | list[float]]:
     """Steps and speed of the language model alone, and of decoding, whose time the other figures leave out.
 
-    Processor time is what a busy machine leaves comparable; `seconds` are those of the clock.
+    Every batch is a repeat of the measurement: `a_clip` and `processor_a_clip` hold its seconds a clip. Processor time
+    is what a busy machine leaves comparable; `seconds` are those of the clock.
+
+    Args:
+        model: the language model.
+        clip_seconds: length of a clip in seconds.
+        sizes: clips of each batch.
+        seconds: of each batch the seconds of sampling by the clock and of the processor, and those of decoding.
     """
-    frames = model.shape.frames
-    sampled, sampled_cpu, decoded, decoded_cpu = seconds
+    frames, clips, batches = model.shape.frames, sum(sizes), np.array(sizes)
+    sampled, sampled_cpu, decoded, decoded_cpu = np.array(seconds).T
     return {
         "steps": model.pattern(frames).steps,
         "clips": clips,
-        "seconds": sampled,
-        "seconds_per_clip": sampled / clips,
-        "processor_seconds": sampled_cpu,
-        "frames_per_second": clips * frames / sampled,
-        "real_time_factor": clips * clip_seconds / sampled,
-        "decoding_seconds": decoded,
-        "decoding_processor_seconds": decoded_cpu,
-        "repeats": 1,
+        "seconds": float(sampled.sum()),
+        "processor_seconds": float(sampled_cpu.sum()),
+        "frames_per_second": float(clips * frames / sampled.sum()),
+        "real_time_factor": float(clips * clip_seconds / sampled.sum()),
+        "a_clip": (sampled / batches).tolist(),
+        "processor_a_clip": (sampled_cpu / batches).tolist(),
+        "decoding_seconds": float(decoded.sum()),
+        "decoding_processor_seconds": float(decoded_cpu.sum()),
     }
 
 

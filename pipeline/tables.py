@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pipeline import claims, files, job, provenance, statistics
@@ -116,6 +117,8 @@ def speed(results: Results) -> list[Row]:
                 "seed": model.seed,
                 "steps a clip": timing["steps"],
                 "clips": timing["clips"],
+                "batches": len(timing["a_clip"]),
+                "seconds a clip (median batch)": float(np.median(timing["a_clip"])),
                 "seconds": float(timing["seconds"]),
                 "processor seconds": float(timing["processor_seconds"]),
                 "frames per second": float(timing["frames_per_second"]),

@@ -95,7 +95,7 @@ def train(
     encoder_parameters = list(run.codec.encoder.parameters())
     history: list[dict[str, float]] = resume(run, checkpoint)
     saved = time.monotonic()
-    with job.Progress(checkpoint.name, until, done=run.step) as progress:
+    with job.Progress(f"codec/{checkpoint.parent.name}", until, done=run.step) as progress:
         while run.step < until:
             quantize = run.step >= training.quantize_from
             for group in run.optimizer.param_groups:
@@ -349,7 +349,7 @@ def main() -> None:
                 "train it anew"
             )
         description["inputs"].append(provenance.file_digest(arguments.trunk / "state.safetensors"))
-    checkpoint = Path("checkpoints") / "codec" / f"{arguments.out.name}-{provenance.digest(description)[:12]}"
+    checkpoint = Path("checkpoints") / "codec" / arguments.out.name / provenance.digest(description)[:12]
     started = time.monotonic()
     history = train(run, clips, validation, independence, macro.start if trunk else training.steps, checkpoint)
     print(f"trained to step {run.step} in {time.monotonic() - started:.0f} s", flush=True)
@@ -362,7 +362,7 @@ def main() -> None:
         write_json(arguments.out / "state.json", origin)
     else:
         codecs.save(run.average, arguments.out, origin)
-    shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.rmtree(checkpoint.parent, ignore_errors=True)
 
 
 def _independence(argument: str, name: str) -> params.Independence:

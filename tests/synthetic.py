@@ -137,5 +137,6 @@ def _model(root: Path, model: Model, helped: float) -> None:
     steps = CODEBOOKS * FRAMES if joint else FRAMES + CODEBOOKS - 1
     seconds = 0.05 * steps * (1 + joint)
     timing = {"steps": steps, "seconds": seconds, "processor_seconds": seconds, "clips": CLIPS, "batch_size": 16}
+    timing |= {key: [seconds / CLIPS * slower for slower in (0.99, 1, 1.02)] for key in ("a_clip", "processor_a_clip")}
     timing |= {"frames_per_second": CLIPS * FRAMES / seconds, "real_time_factor": CLIPS * 10 / seconds}
     files.write_json(root / f"generation/{model.name}/timing.json", timing)

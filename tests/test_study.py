@@ -27,7 +27,6 @@ def test_the_smoke_study_makes_everything_once(smoke: Study) -> None:
     assert set(json.loads((smoke.folder / "results/tables/metrics.json").read_text())["lm"]) == {"delay", "flatten"}
 
 
-@pytest.mark.long
 def test_snakemake_writes_its_report(smoke: Study, tmp_path: Path) -> None:
     report = tmp_path / "report.html"
     smoke.run("snakemake", "--report", str(report))
@@ -35,7 +34,6 @@ def test_snakemake_writes_its_report(smoke: Study, tmp_path: Path) -> None:
     assert all(name.replace("_", " ") in text for name in figures.FIGURES)
 
 
-@pytest.mark.long
 def test_dvc_and_snakemake_leave_each_other_nothing_to_do(smoke: Study, tmp_path: Path) -> None:
     study = smoke.copy(tmp_path / "study")
     before = _results(study)
@@ -63,7 +61,6 @@ def test_dvc_and_snakemake_leave_each_other_nothing_to_do(smoke: Study, tmp_path
     assert "up to date" in clone.run("dvc", "status")
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("job", ["lm/delay/baseline-seed0", "codec/mmd-seed0"])
 def test_a_killed_job_is_made_up_for_by_the_next_run(smoke: Study, tmp_path: Path, job: str) -> None:
     study = smoke.copy(tmp_path / "study")
@@ -79,7 +76,7 @@ def test_a_killed_job_is_made_up_for_by_the_next_run(smoke: Study, tmp_path: Pat
         stderr=subprocess.STDOUT,
         text=True,
     )
-    os.kill(_job(study, Path(job).name, running), signal.SIGKILL)
+    os.kill(_job(study, job, running), signal.SIGKILL)
     running.communicate()
     assert running.returncode != 0
     assert not model.exists()
@@ -98,8 +95,7 @@ def _contents(study: Study, paths: list[Path]) -> list[str]:
 def _job(study: Study, name: str, started: subprocess.Popen[str]) -> int:
     """Process of a job, as soon as it reports that it is under way."""
     while started.poll() is None:
-        for path in (study.folder / "progress").glob(f"[!.]*{name}*.json"):
-            with suppress(FileNotFoundError):
-                return json.loads(path.read_text())["pid"]
+        with suppress(FileNotFoundError):
+            return json.loads((study.folder / "progress" / f"{name.replace('/', '.')}.json").read_text())["pid"]
         time.sleep(0.02)
     raise AssertionError(f"{name} was never seen at work: {started.communicate()[0][-4000:]}")

@@ -380,7 +380,7 @@ def test_a_killed_branch_starts_again_from_its_own_checkpoint(study: Command, mo
         patch.setattr(train_codec, "average", kill)
         with pytest.raises(KeyboardInterrupt):
             study("branch", "mmd", *BRANCH, **settings)
-    assert list(Path("checkpoints/codec").glob("mmd-*/state.safetensors"))
+    assert list(Path("checkpoints/codec/mmd").glob("*/state.safetensors"))
     assert not Path("mmd").exists()
     study("branch", "mmd", *BRANCH, **settings)
     for name in ("model.safetensors", "history.csv"):

@@ -208,6 +208,7 @@ def test_from_tokens_to_audio(pattern: str, tmp_path: Path, monkeypatch: pytest.
     timing = read_json(Path("generated/timing.json"))
     assert timing["steps"] == {"delay": T + K - 1, "flatten": K * T}[pattern]
     assert timing["frames_per_second"] == pytest.approx(5 * T / timing["seconds"])
+    assert np.dot(timing["a_clip"], [2, 2, 1]) == pytest.approx(timing["seconds"])
     assert not list(Path("checkpoints").rglob("*.*"))
 
     # A kill after two of three batches: the third alone is left to do, and nothing differs.
