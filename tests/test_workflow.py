@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,20 @@ def test_what_the_report_makes_is_declared(outputs: list[Output]) -> None:
     expected = {f"results/tables/{name}.{suffix}" for name in tables.TABLES for suffix in tables.FORMATS}
     expected |= {f"figures/{name}.{suffix}" for name in figures.FIGURES for suffix in figures.FORMATS}
     assert expected < made
+
+
+def test_a_fresh_clone_with_the_committed_report_makes_everything(settled: Study, tmp_path: Path) -> None:
+    clone = settled.copy(tmp_path / "clone")
+    shutil.rmtree(clone.folder / ".snakemake")
+    for folder in (clone.folder / "results").iterdir():
+        if folder.name != "tables":
+            shutil.rmtree(folder)
+    jobs = re.findall(r"^(\w+) +(\d+)$", clone.snakemake("--dry-run", "--quiet", "rules"), re.MULTILINE)
+    everything = re.findall(
+        r"^(\w+) +(\d+)$", settled.snakemake("--dry-run", "--forceall", "--quiet", "rules"), re.MULTILINE
+    )
+    assert jobs == everything
+    assert dict(jobs)["tables"] == "1"
 
 
 def test_every_output_lies_in_one_dvc_out(outputs: list[Output]) -> None:
