@@ -13,7 +13,7 @@ rule trunk:
         "logs/codec/trunk-seed{seed}.log",
     benchmark:
         "benchmarks/codec/trunk-seed{seed}.tsv"
-    # The longest chain of jobs begins here: left to the end, it would keep one core busy alone.
+    # The longest chain of jobs begins here: left to the end, it would keep one core busy alone. Priorities fall along it.
     priority: 100
     conda:
         environment

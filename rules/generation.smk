@@ -17,6 +17,7 @@ rule generate:
         "logs/generation/{pattern}/{codec}-seed{seed}.log",
     benchmark:
         "benchmarks/generation/{pattern}/{codec}-seed{seed}.tsv"
+    priority: 25
     conda:
         environment
     threads: 1

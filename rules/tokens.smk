@@ -15,6 +15,7 @@ rule tokenize:
         "logs/tokens/{codec}-seed{seed}.log",
     benchmark:
         "benchmarks/tokens/{codec}-seed{seed}.tsv"
+    priority: 75
     conda:
         environment
     threads: 1
