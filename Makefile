@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: study smoke report test quick lint format status settle environment clean
+.PHONY: study smoke report test quick bench lint format status settle environment clean
 
 study: environment ## the whole study of params.yaml: results/, figures/
 	snakemake --cores $(CORES)
@@ -25,6 +25,9 @@ test: lint ## everything that must hold
 
 quick: environment ## the tests that take seconds
 	pytest -n 2 --dist loadfile -m "not slow"
+
+bench: environment ## what this code takes against its rivals, as ratios of one run
+	python tests/bench.py
 
 lint: environment
 	ruff check .

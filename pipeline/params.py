@@ -35,6 +35,7 @@ class Independence(_Section):
     weight: NonNegative
     delay: bool  # shift stream k by k frames, as the delay-pattern LM predicts them
     stream: Literal["quantized", "input", "residual"]
+    estimator: Literal["closed_form", "permutation", "audiocraft"]  # the last is the paper's released code as it is
 
 
 class LanguageModels(_Section):
@@ -133,8 +134,9 @@ class IndependenceTraining(_Section):
     start: Natural  # step before which every codec of a seed is the same run
     ramp: Natural  # steps over which the weight grows from 0
     every: Count  # steps between losses; so many batches make one macro-batch
-    estimator: Literal["permutation", "closed_form"]
-    bandwidths: Annotated[list[Positive], Field(min_length=1)]  # variances
+    checkpointed: bool  # encode each batch of a macro-batch once more in the backward pass: memory of one, a pass more
+    unit: Literal["variance", "median"]  # of the bandwidths: 1, or the rows' median squared distance
+    bandwidths: Annotated[list[Positive], Field(min_length=1)]
 
 
 class Codec(_Section):

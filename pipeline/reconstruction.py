@@ -59,14 +59,15 @@ def measured(
     return Reconstruction(*(np.concatenate(values) for values in zip(*parts, strict=True)))
 
 
-def criterion(codec: codecs.Codec, codes: Tensor, bandwidths: list[float]) -> dict[str, float]:
+def criterion(codec: codecs.Codec, codes: Tensor, macro: params.IndependenceTraining) -> dict[str, float]:
     """The loss' estimate, closed form, on the quantized vectors of codes `[n, K, T']`, at equal time and delayed."""
     vectors = torch.stack([codec.quantizer.codebooks[k][codes[:, k].long()] for k in range(codes.shape[1])], 1)
     estimates = {}
     for name, delay in (("equal_time", False), ("delayed", True)):
         rows = joint_rows(vectors.transpose(2, 3), delay=delay)
         few = rows[:: math.ceil(len(rows) / MMD_ROWS), :, :, None]  # each row a clip of one frame
-        estimates[name] = float(mmd(few, delay=False, estimator="closed_form", bandwidths=bandwidths).estimate)
+        found = mmd(few, delay=False, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
+        estimates[name] = float(found.estimate)
     return estimates
 
 
@@ -115,7 +116,7 @@ def measure(argument: str, codec: codecs.Codec, folder: Path, corpus: Path, out:
             "si_sdr": float(result.si_sdr.mean()),
             "log_mel": float(result.log_mel.mean()),
             "perplexity": [float(np.exp(-(s[s > 0] * np.log(s[s > 0])).sum())) for s in shares],
-            "mmd": criterion(codec, torch.from_numpy(result.codes), settings.independence.bandwidths),
+            "mmd": criterion(codec, torch.from_numpy(result.codes), settings.independence),
             "clips": len(test),
             "tracks": int(test["track_id"].nunique()),
             "frame_rate": codec.frame_rate,

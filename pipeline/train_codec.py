@@ -11,6 +11,7 @@ run once, saved whole, and continued once for every codec. Seeds, batches and bu
 import math
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from pipeline import codec as codecs
 from pipeline import job, params, provenance, seanet
@@ -125,7 +127,7 @@ def train(
             weight = independence.weight * ramp(run.step, macro.start, macro.ramp)
             if weight > 0 and (run.step + 1) % macro.every == 0:
                 before = [p.grad.clone() for p in encoder_parameters]
-                losses["mmd"] = independence_loss(run, macro_batch(clips, run).to(device), independence)
+                losses["mmd"] = independence_loss(run, [x.to(device) for x in macro_batch(clips, run)], independence)
                 (weight * losses["mmd"]).backward()
                 added = torch.stack([(p.grad - g).norm() for p, g in zip(encoder_parameters, before, strict=True)])
                 rest = torch.stack([g.norm() for g in before])
@@ -174,10 +176,10 @@ def batch(clips: "Rows", run: Run, step: int) -> Tensor:
     return torch.from_numpy(to_float(np.stack([clips[r, s : s + length] for r, s in zip(rows, starts, strict=True)])))
 
 
-def macro_batch(clips: "Rows", run: Run) -> Tensor:
-    """The last `every` batches, this step's among them, `[every B, T]`."""
+def macro_batch(clips: "Rows", run: Run) -> list[Tensor]:
+    """The last `every` batches `[B, T]`, this step's among them."""
     first = max(run.step + 1 - run.settings.independence.every, 0)
-    return torch.cat([batch(clips, run, step) for step in range(first, run.step + 1)])
+    return [batch(clips, run, step) for step in range(first, run.step + 1)]
 
 
 def reconstruction_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[str, Tensor]:
@@ -197,16 +199,21 @@ def reconstruction_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[st
     }
 
 
-def independence_loss(run: Run, waveform: Tensor, independence: params.Independence) -> Tensor:
-    """The loss over a macro-batch `[B, T]`, encoded by the current encoder."""
-    macro = run.settings.independence
-    latent = run.codec.latent(waveform)
+def independence_loss(run: Run, waveforms: list[Tensor], independence: params.Independence) -> Tensor:
+    """The loss over a macro-batch of batches `[B, T]`, encoded by the current encoder."""
+    macro, released = run.settings.independence, independence.estimator == "audiocraft"
+    encode = run.codec.latent
+    if macro.checkpointed:
+        encode = partial(recomputed, encode, use_reentrant=False)
+    latent = torch.cat([encode(waveform) for waveform in waveforms])
     quantized: Quantized = run.codec.quantizer(latent)
     return mmd(
         streams(latent, quantized.vectors, independence.stream),
         delay=independence.delay,
-        estimator=macro.estimator,
+        estimator="permutation" if released else independence.estimator,
+        compat="audiocraft" if released else None,
         bandwidths=macro.bandwidths,
+        unit=macro.unit,
         generator=run.generator(3),
     ).loss
 
@@ -258,7 +265,7 @@ def validate(run: Run, waveform: Tensor, quantize: bool) -> dict[str, float]:
             few = quantized.vectors[
                 :, :, :, : max(VALIDATION_ROWS // len(waveform), len(run.codec.quantizer.codebooks))
             ]
-            measured = mmd(few, delay=delay, estimator="closed_form", bandwidths=macro.bandwidths)
+            measured = mmd(few, delay=delay, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
             result[f"validation_mmd_{name}"] = float(measured.estimate)
     return result
 
@@ -329,7 +336,7 @@ def main() -> None:
     trunk = arguments.part == "trunk"
     if not trunk and not (arguments.trunk and arguments.name):
         raise ValueError("a branch needs --trunk, the folder of its trunk, and --name, its key in study.codecs")
-    none = params.Independence(weight=0, delay=False, stream="quantized")
+    none = params.Independence(weight=0, delay=False, stream="quantized", estimator="closed_form")
     independence = none if trunk else _independence(arguments.params, arguments.name)
     run = Run(settings, corpus.sample_rate, arguments.seed, device)
     description = {

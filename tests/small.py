@@ -33,7 +33,8 @@ INDEPENDENCE: dict[str, Any] = {
     "start": 6,
     "ramp": 3,
     "every": 2,
-    "estimator": "closed_form",
+    "checkpointed": False,
+    "unit": "variance",
     "bandwidths": [0.1, 1, 5],
 }
 CODEC: dict[str, Any] = {

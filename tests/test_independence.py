@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Sequence
 
+import dense
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.independence import Dependence, joint_rows, mmd, squared_distances, standardised
+from pipeline.independence import Dependence, joint_rows, median_distance, mmd, standardised
 
 BANDWIDTHS = (0.1, 1.0, 5.0, 10.0)
+PAPER = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -145,11 +148,14 @@ def test_independent_streams_mean_vanishes_and_identical_ones_stay() -> None:
 
 @pytest.mark.parametrize("estimator", ["closed_form", "permutation"])
 @pytest.mark.parametrize("delay", [False, True])
-def test_the_gradient_is_that_of_finite_differences(estimator: str, delay: bool) -> None:
+@pytest.mark.parametrize("tile", [3, None])
+def test_the_gradient_is_that_of_finite_differences(estimator: str, delay: bool, tile: int | None) -> None:
     def estimate(streams: Tensor) -> Tensor:
-        return mmd(streams, delay=delay, estimator=estimator, bandwidths=BANDWIDTHS, generator=seeded()).estimate
+        return mmd(
+            streams, delay=delay, estimator=estimator, bandwidths=BANDWIDTHS, generator=seeded(), tile=tile
+        ).estimate
 
-    torch.autograd.gradcheck(estimate, noise(2, 3, 2, 6).requires_grad_())
+    torch.autograd.gradcheck(estimate, noise(2, 3, 2, 4).requires_grad_())
 
 
 def test_the_loss_is_the_estimate_clamped() -> None:
@@ -220,11 +226,80 @@ def test_a_constant_dimension_has_a_finite_gradient(estimator: str) -> None:
     assert streams.grad.isfinite().all()
 
 
-def test_distances_of_equal_rows_are_not_negative() -> None:
-    rows = 100 * torch.randn(50, 64, generator=seeded())
-    distances = squared_distances(rows, rows)
-    assert distances.min() >= 0
-    torch.testing.assert_close(distances, torch.cdist(rows, rows).square(), rtol=1e-3, atol=1)
+@given(
+    st.sampled_from(["closed_form", "permutation"]),
+    st.integers(2, 40),
+    st.integers(1, 4),
+    st.integers(1, 45),
+    st.lists(st.sampled_from([0.1, 0.3, 1.0, 2.5, 5.0, 50.0]), min_size=1, max_size=5),
+)
+def test_tiles_of_any_size_are_the_dense_formula(
+    estimator: str, count: int, codebooks: int, tile: int, bandwidths: list[float]
+) -> None:
+    streams = noise(1, codebooks, 2, count, seed=tile).cumsum(-1).requires_grad_()
+    found = mmd(
+        streams, delay=False, estimator=estimator, bandwidths=bandwidths, generator=seeded(), tile=tile
+    ).estimate
+    expected = reference(streams, estimator, bandwidths)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(estimate, streams)[0] for estimate in (found, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("estimator", ["closed_form", "permutation"])
+@pytest.mark.parametrize("unit", ["variance", "median"])
+def test_single_precision_is_enough_at_the_size_of_the_paper(estimator: str, unit: str) -> None:
+    """K D = 512 numbers a row, codes that repeat: the paper's bandwidths see little but equal rows."""
+    codes = torch.randint(6, (4, 700), generator=seeded())
+    codes[1] = torch.where(torch.rand(700, generator=seeded(1)) < 0.7, codes[0], codes[1])
+    codebooks = torch.randn(4, 6, 128, generator=seeded(2))
+    single = torch.stack([codebooks[k][codes[k]].T for k in range(4)])[None].requires_grad_()
+    double = single.detach().double().requires_grad_()
+    bandwidths = PAPER if unit == "variance" else (0.25, 0.5, 1.0)
+    a, b = (
+        mmd(x, delay=False, estimator=estimator, bandwidths=bandwidths, unit=unit, generator=seeded()).estimate
+        for x in (single, double)
+    )
+    assert float(b.detach()) > 1e-4
+    torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=0)
+    ours, theirs = (torch.autograd.grad(estimate, x)[0] for estimate, x in ((a, single), (b, double)))
+    assert float((ours - theirs).norm()) < 5e-3 * float(theirs.norm())
+
+
+def test_the_closed_form_of_one_stream_is_0() -> None:
+    assert closed_form(noise(1, 1, 3, 20)) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_median_unit_multiplies_the_median_distance() -> None:
+    streams = noise(2, 3, 2, 40)
+    rows = standardised(joint_rows(streams, delay=False))
+    apart = torch.cdist(rows.flatten(1), rows.flatten(1)).square()[tuple(torch.triu_indices(80, 80, 1))]
+    assert median_distance(rows) == pytest.approx(float(apart.median()))
+    scaled = mmd(streams, delay=False, estimator="closed_form", bandwidths=[0.5, 2.0], unit="median")
+    a = median_distance(rows)
+    assert float(scaled.estimate) == pytest.approx(closed_form(streams, (0.5 * a, 2 * a)), rel=1e-9)
+
+
+def test_the_released_code_divides_by_clips() -> None:
+    """Independent streams of 64 clips and 50 frames read 12 (N - B) / (B (B - 1)) = 8.57 under a delay of K = 4."""
+    streams = torch.randn(64, 4, 64, 50, generator=seeded())
+    released = mmd(
+        streams, delay=True, estimator="permutation", bandwidths=PAPER, compat="audiocraft", generator=seeded()
+    )
+    assert released.rows == 64 * 46
+    assert float(released.loss) == pytest.approx(12 * (64 * 46 - 64) / (64 * 63), rel=1e-2)
+    assert float(released.loss) == pytest.approx(8.57, abs=0.02)
+
+
+def test_the_denominator_counts_clips_or_rows() -> None:
+    streams = noise(6, 3, 2, 5)
+    clips = mmd(
+        streams, delay=False, estimator="permutation", bandwidths=PAPER, denominator="clips", generator=seeded()
+    )
+    assert float(clips.estimate) == pytest.approx(float(reference(streams, "permutation", PAPER, count=6)), rel=1e-9)
+    first = streams[..., :1]  # one frame a clip: both count the same
+    single = mmd(first, delay=False, estimator="permutation", bandwidths=PAPER, denominator="clips", generator=seeded())
+    assert float(single.estimate) == pytest.approx(float(reference(first, "permutation", PAPER)), rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -243,3 +318,33 @@ def test_distances_of_equal_rows_are_not_negative() -> None:
 def test_bad_input_is_named(streams: Tensor, delay: bool, estimator: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         mmd(streams, delay=delay, estimator=estimator, bandwidths=BANDWIDTHS)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"unit": "metre"}, "unit is 'metre'; it must be 'variance' or 'median'"),
+        ({"denominator": "frames"}, "denominator is 'frames' over 2 clips"),
+        ({"denominator": "clips"}, "denominator 'clips' goes with 'permutation' alone"),
+        ({"compat": "audiocraft"}, "compat is 'audiocraft' with estimator 'closed_form'"),
+        ({"compat": "encodec", "estimator": "permutation"}, "compat is 'encodec'"),
+    ],
+)
+def test_options_that_do_not_go_together_are_named(options: dict[str, str], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        mmd(noise(2, 2, 1, 4), **{"delay": False, "estimator": "closed_form", "bandwidths": BANDWIDTHS, **options})
+
+
+def test_rows_that_are_mostly_equal_have_no_median_distance() -> None:
+    with pytest.raises(ValueError, match="the median distance of the rows is 0"):
+        mmd(torch.zeros(1, 2, 1, 4), delay=False, estimator="closed_form", bandwidths=[1.0], unit="median")
+
+
+def reference(streams: Tensor, estimator: str, bandwidths: Sequence[float], count: int | None = None) -> Tensor:
+    """The dense formula, with the permutations that `seeded()` draws."""
+    rows = standardised(joint_rows(streams, delay=False))
+    if estimator == "closed_form":
+        return dense.closed_form(rows, bandwidths)
+    generator = seeded()
+    order = [torch.randperm(len(rows), generator=generator) for _ in range(rows.shape[1])]
+    return dense.permutation(rows, bandwidths, order, count)

@@ -1,0 +1,240 @@
+"""Benchmarks: time and memory of this project's parts against their rivals, as ratios of medians from one run.
+
+    make bench                          # all
+    python tests/bench.py loss 2944     # one, of a size
+    python tests/bench.py codec
+
+Every measurement is a process of its own, and the sides take turns, so that neither a busy minute nor the other's
+memory falls on one side alone.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAPER = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
+CODEBOOKS, DIMENSION = 4, 128
+CODEC_TURNS, CODEC_STEPS = 3, 12
+# As the rules set them: training frees and asks for the same big blocks every step.
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
+TURNS = {2944: 3, 11776: 1}  # of the loss, at the rows of one and of four of the paper's GPUs
+TARGET = {2944: 5, 11776: 8}
+
+
+def main() -> None:
+    """Runs all benchmarks, or is the process of one measurement."""
+    parser = argparse.ArgumentParser(description="Measure this project's parts against their rivals.")
+    parser.add_argument("what", nargs="?", choices=["loss", "codec"], help="all, where it is left out")
+    parser.add_argument("size", nargs="?", type=int, help="rows, for the loss")
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    if arguments.side:
+        sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+        one = _one_loss if arguments.what == "loss" else _one_codec
+        print(json.dumps(one(arguments.side, arguments.size or 0, arguments.threads)))
+        return
+    if arguments.what != "loss":
+        _codec(arguments.threads)
+    if arguments.what != "codec":
+        for size in [arguments.size] if arguments.size else TURNS:
+            _loss(size, arguments.threads)
+
+
+def _turns(what: str, size: int, sides: dict[str, dict[str, str]], threads: int, turns: int) -> dict[str, dict]:
+    """Medians of what each side measures, in turn; each side with additions to its environment."""
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(turns):
+        for side, environment in sides.items():
+            command = [sys.executable, __file__, what, str(size), "--side", side, "--threads", str(threads)]
+            answer = subprocess.run(
+                command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=os.environ | environment
+            )
+            found[side].append(json.loads(answer.stdout))
+    return {
+        side: {key: statistics.median(turn[key] for turn in each) for key in each[0]} for side, each in found.items()
+    }
+
+
+def _codec(threads: int) -> None:
+    """Training steps of the default study's codec, against the same network from transformers with plain losses."""
+    print(f"codec, the default study's network and batch, {threads} thread(s)", flush=True)
+    sides = {"ours": KEEP_MEMORY, "transformers": {}, "transformers keeping memory": KEEP_MEMORY}
+    found = _turns("codec", 0, sides, threads, CODEC_TURNS)
+    for side, values in found.items():
+        print(f"  {side:28} {values['audio']:6.1f} s of audio a second")
+    for theirs in list(sides)[1:]:
+        print(
+            f"  ours against {theirs}: {found['ours']['audio'] / found[theirs]['audio']:.2f}x (wanted: 1.5x)",
+            flush=True,
+        )
+
+
+def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
+    """Seconds of audio trained a second, whole steps."""
+    import torch
+    import torchaudio
+    import yaml
+
+    from pipeline import codec as codecs
+    from pipeline import params, seanet
+    from pipeline.spectral import mel_loss, soft_si_sdr
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    whole = params.checked(params.Params, yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
+    settings, rate = whole.codec, whole.corpus.sample_rate
+    training = settings.training
+    samples = round(training.segment_seconds * rate)
+    waveform = 0.1 * torch.randn(training.batch_size, samples)
+    # transformers cannot do without recurrent layers.
+    codec = codecs.Codec(codecs.configuration(settings.model_copy(update={"lstm_layers": 1}), rate))
+    if side == "ours":
+        seanet.scale_to_data(codec.encoder, waveform[:, None], 1.0)
+        codec.quantizer.codebooks.normal_()
+        optimizer = torch.optim.Adam(codec.parameters(), lr=1e-4, betas=training.betas, fused=True)
+
+        def step() -> None:
+            latent = codec.latent(waveform)
+            quantized = codec.quantizer(latent)
+            output = codec.synthesise(quantized.latent)
+            mels = mel_loss(output, waveform, sample_rate=rate, windows=training.mel_windows, bins=training.mel_bins)
+            loss = 10 * (output - waveform).abs().mean() + mels - 0.1 * soft_si_sdr(output, waveform).mean()
+            optimizer.zero_grad(set_to_none=True)
+            (loss + quantized.commitment).backward()
+            torch.nn.utils.clip_grad_norm_(codec.parameters(), training.gradient_clip)
+            optimizer.step()
+            codec.quantizer.update(latent.detach(), decay=0.99, dead_share=0.2, generator=torch.Generator())
+    else:
+        model = _transformers_twin(codec)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=training.betas)
+        mels = [
+            torchaudio.transforms.MelSpectrogram(
+                rate, window, hop_length=window // 4, n_mels=min(training.mel_bins, window // 4), power=1.0
+            )
+            for window in training.mel_windows
+        ]
+
+        def step() -> None:
+            latent = model.encoder(waveform[:, None])
+            with torch.no_grad():
+                quantized = model.quantizer.decode(model.quantizer.encode(latent, None))
+            commitment = (latent - quantized).square().mean()
+            output = model.decoder(latent + (quantized - latent).detach())[:, 0]
+            loss = 10 * (output - waveform).abs().mean() + commitment
+            for mel in mels:
+                ours, theirs = mel(output), mel(waveform)
+                loss = (
+                    loss + (ours - theirs).abs().mean() + ((ours + 1e-5).log() - (theirs + 1e-5).log()).square().mean()
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
+            optimizer.step()
+
+    for _ in range(2):
+        step()
+    seconds = []
+    for _ in range(CODEC_STEPS):
+        started = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - started)
+    return {"audio": training.batch_size * training.segment_seconds / statistics.median(seconds)}
+
+
+def _loss(rows: int, threads: int) -> None:
+    """Forward and backward of both estimators in tiles, against the dense formulas with gradient checkpointing."""
+    print(f"loss, N = {rows}, K = {CODEBOOKS}, D = {DIMENSION}, {threads} thread(s)", flush=True)
+    sides = [f"{place} {estimator}" for place in ("tiled", "dense") for estimator in ("closed_form", "permutation")]
+    median = _turns("loss", rows, {side: {} for side in sides}, threads, TURNS.get(rows, 3))
+    for side, values in median.items():
+        print(
+            f"  {side:18} {values['seconds']:8.2f} s  {values['mebibytes']:8.0f} MiB  estimate {values['estimate']:.6f}"
+        )
+    for ours in sides[:2]:
+        for theirs in sides[2:]:
+            faster, leaner = (median[theirs][key] / median[ours][key] for key in ("seconds", "mebibytes"))
+            wanted = f" (wanted: {TARGET[rows]}x)" if rows in TARGET else ""
+            print(
+                f"  {ours} against {theirs}: {faster:.1f}x the speed{wanted}, 1/{leaner:.0f} of the memory", flush=True
+            )
+
+
+def _one_loss(side: str, rows: int, threads: int) -> dict[str, float]:
+    """Seconds, peak memory beyond the streams and the libraries, and the value."""
+    import dense
+    import torch
+
+    from pipeline.independence import joint_rows, mmd, standardised
+
+    torch.set_num_threads(threads)
+    place, estimator = side.split()
+    generator = torch.Generator().manual_seed(0)
+    # Codes of few values, half of them shared: equal rows, as quantized streams have.
+    codes = torch.randint(64, (CODEBOOKS, rows), generator=generator)
+    codes[1, ::2] = codes[0, ::2]
+    codebook = torch.randn(CODEBOOKS, 64, DIMENSION, generator=generator)
+    streams = torch.stack([codebook[k][codes[k]].T for k in range(CODEBOOKS)])[None].requires_grad_()
+    order = [torch.randperm(rows, generator=torch.Generator().manual_seed(k)) for k in range(CODEBOOKS)]
+
+    def tiled() -> torch.Tensor:
+        return mmd(streams, delay=False, estimator=estimator, bandwidths=PAPER, generator=generator).estimate
+
+    def plain() -> torch.Tensor:
+        standard = standardised(joint_rows(streams, delay=False))
+        return (
+            dense.closed_form(standard, PAPER)
+            if estimator == "closed_form"
+            else dense.permutation(standard, PAPER, order)
+        )
+
+    estimate: Callable[[], torch.Tensor] = tiled if place == "tiled" else plain
+    torch.mm(torch.ones(64, 64), torch.ones(64, 64))  # the library's own start
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    started = time.perf_counter()
+    value = estimate()
+    value.backward()
+    seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"seconds": seconds, "mebibytes": (peak - before) / 1024, "estimate": value.item()}
+
+
+def _transformers_twin(codec: Any) -> Any:
+    """transformers' network of the same sizes, weights drawn anew."""
+    from transformers import EncodecConfig, EncodecModel
+
+    shape = codec.configuration["seanet"]
+    return EncodecModel(
+        EncodecConfig(
+            sampling_rate=codec.sample_rate,
+            audio_channels=1,
+            normalize=False,
+            hidden_size=shape["dimension"],
+            codebook_dim=shape["dimension"],
+            num_filters=shape["filters"],
+            num_residual_layers=shape["residual_layers"],
+            upsampling_ratios=shape["ratios"],
+            kernel_size=shape["kernel_size"],
+            last_kernel_size=shape["last_kernel_size"],
+            residual_kernel_size=shape["residual_kernel_size"],
+            dilation_growth_rate=shape["dilation_base"],
+            num_lstm_layers=shape["lstm_layers"],
+            use_causal_conv=False,
+            use_conv_shortcut=False,
+            codebook_size=codec.configuration["codebook_size"],
+            target_bandwidths=[codec.frame_rate * codec.configuration["codebooks"] * 8 / 1000],
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
