@@ -138,7 +138,7 @@ class IndependenceTraining(_Section):
 
 
 class Codec(_Section):
-    """SEANet with a residual vector quantizer."""
+    """SEANet with a vector quantizer."""
 
     filters: Count
     ratios: Annotated[list[Count], Field(min_length=1)]
@@ -150,6 +150,7 @@ class Codec(_Section):
     dilation_base: Count
     lstm_layers: Natural
     latent_norm: bool  # scale each frame of the latent to mean square 1
+    quantizer: Literal["residual", "grouped"]
     codebooks: Count
     codebook_size: Count
     codebook_decay: Fraction
@@ -157,6 +158,15 @@ class Codec(_Section):
     dead_code_threshold: NonNegative
     training: CodecTraining
     independence: IndependenceTraining
+
+    @model_validator(mode="after")
+    def _groups_divide_the_latent(self) -> Self:
+        if self.quantizer == "grouped" and self.dimension % self.codebooks:
+            raise ValueError(
+                f"codec.dimension ({self.dimension}) must be a multiple of codec.codebooks ({self.codebooks}) "
+                "where codec.quantizer is grouped"
+            )
+        return self
 
     @model_validator(mode="after")
     def _trunk_is_inside_the_run(self) -> Self:

@@ -200,10 +200,9 @@ def reconstruction_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[st
 def independence_loss(run: Run, waveform: Tensor, independence: params.Independence) -> Tensor:
     """The loss over a macro-batch `[B, T]`, encoded by the current encoder."""
     macro = run.settings.independence
-    latent = run.codec.latent(waveform)
-    quantized: Quantized = run.codec.quantizer(latent)
+    quantized: Quantized = run.codec.quantizer(run.codec.latent(waveform))
     return mmd(
-        streams(latent, quantized.vectors, independence.stream),
+        streams(quantized, independence.stream),
         delay=independence.delay,
         estimator=macro.estimator,
         bandwidths=macro.bandwidths,

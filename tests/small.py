@@ -47,6 +47,7 @@ CODEC: dict[str, Any] = {
     "last_kernel_size": 7,
     "dilation_base": 2,
     "lstm_layers": 0,
+    "quantizer": "residual",
     "codebooks": K,
     "codebook_size": C,
     "codebook_decay": 0.9,

@@ -1,6 +1,7 @@
 """The codec's shapes, its files, and every error once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small
@@ -8,15 +9,26 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import codec as codecs
+from pipeline import params
 from pipeline.files import read_json, write_json
 
 
-@pytest.fixture
-def codec() -> codecs.Codec:
+def new(**changes: Any) -> codecs.Codec:
     torch.manual_seed(0)
-    codec = codecs.Codec(codecs.configuration(small.settings(), small.RATE)).eval()
+    codec = codecs.Codec(codecs.configuration(params.Codec.model_validate(small.CODEC | changes), small.RATE)).eval()
     codec.quantizer.codebooks.normal_(0, 0.1)
     return codec
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "grouped": {"quantizer": "grouped"},
+}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def codec(request: pytest.FixtureRequest) -> codecs.Codec:
+    return new(**request.param)
 
 
 @pytest.fixture
@@ -112,6 +124,14 @@ def test_weights_of_another_shape_are_named(folder: Path) -> None:
     model["configuration"]["seanet"]["filters"] = 3
     write_json(folder / "model.json", model)
     with pytest.raises(ValueError, match=r"the weights do not fit model.json: size mismatch"):
+        codecs.load(folder)
+
+
+def test_a_configuration_of_another_version_is_named(folder: Path) -> None:
+    model = read_json(folder / "model.json")
+    del model["configuration"]["quantizer"]
+    write_json(folder / "model.json", model)
+    with pytest.raises(ValueError, match=r"model.json is of another version, train it anew: 'quantizer'"):
         codecs.load(folder)
 
 
