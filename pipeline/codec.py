@@ -75,7 +75,7 @@ class Codec(nn.Module):
 def configuration(params: CodecParams, sample_rate: int) -> dict:
     """What of the parameters the network is built from, as JSON-ready values."""
     sizes = ("filters", "ratios", "dimension", "residual_layers", "kernel_size", "residual_kernel_size")
-    sizes += ("last_kernel_size", "dilation_base", "lstm_layers")
+    sizes += ("last_kernel_size", "dilation_base", "lstm_layers", "causal", "pad_mode")
     values = params.model_dump(mode="json")
     return {
         "sample_rate": sample_rate,

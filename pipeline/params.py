@@ -149,6 +149,8 @@ class Codec(_Section):
     last_kernel_size: Count
     dilation_base: Count
     lstm_layers: Natural
+    causal: bool  # convolutions see no later frame
+    pad_mode: Literal["reflect", "constant"]  # what convolutions see past a clip's ends
     latent_norm: bool  # scale each frame of the latent to mean square 1
     quantizer: Literal["residual", "grouped"]
     codebooks: Count

@@ -47,6 +47,8 @@ CODEC: dict[str, Any] = {
     "last_kernel_size": 7,
     "dilation_base": 2,
     "lstm_layers": 0,
+    "causal": False,
+    "pad_mode": "reflect",
     "quantizer": "residual",
     "codebooks": K,
     "codebook_size": C,

@@ -22,6 +22,8 @@ def new(**changes: Any) -> codecs.Codec:
 
 KINDS: dict[str, dict[str, Any]] = {
     "default": {},
+    "causal": {"causal": True},
+    "zeros": {"pad_mode": "constant"},
     "grouped": {"quantizer": "grouped"},
 }
 
@@ -63,6 +65,18 @@ def test_encode_and_decode_are_latent_quantizer_and_synthesis(codec: codecs.Code
     quantized = codec.quantizer(codec.latent(waveform))
     assert torch.equal(codec.encode(waveform), quantized.codes)
     torch.testing.assert_close(codec.decode(quantized.codes), codec.synthesise(quantized.latent))
+
+
+def test_a_causal_codec_works_while_the_music_goes_on() -> None:
+    codec = new(causal=True, pad_mode="constant", lstm_layers=1)
+    waveform = torch.randn(2, 320, generator=torch.Generator().manual_seed(0))
+    codes = codec.encode(waveform)
+    sound = codec.decode(codes)
+    assert len(codes.unique()) > 2
+    for frames in (1, 2, 9, 19):
+        samples = frames * small.HOP
+        assert torch.equal(codec.encode(waveform[:, :samples]), codes[..., :frames])
+        torch.testing.assert_close(codec.decode(codes[..., :frames]), sound[:, :samples], rtol=1e-4, atol=1e-6)
 
 
 def test_a_frame_of_the_latent_has_mean_square_1_unless_told_otherwise(codec: codecs.Codec) -> None:

@@ -82,6 +82,7 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         ("study.language_models.parallel", {"codecs": ["mmd"], "seeds": [0]}, "study.language_models.parallel"),
         ("codec.codebooks", 0, "codec.codebooks: Input should be greater than 0"),
         ("codec.quantizer", "product", "codec.quantizer: Input should be 'residual' or 'grouped'"),
+        ("codec.pad_mode", "zero", "codec.pad_mode: Input should be 'reflect' or 'constant'"),
         ("codec.codebooks", 2.5, "codec.codebooks: .*integer"),
         ("codec.training.learning_rate", -1, "learning_rate: Input should be greater than 0"),
         ("codec.training.learning_rate", float("nan"), "learning_rate: .*finite"),

@@ -311,7 +311,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 BRANCH = ("--trunk", "trunk", "--name", "mmd")
 
 
-@pytest.mark.parametrize("changes", [{}, {"quantizer": "grouped"}])
+@pytest.mark.parametrize("changes", [{}, {"quantizer": "grouped", "causal": True, "pad_mode": "constant"}])
 def test_from_a_corpus_to_tokens_and_reconstructions(
     changes: dict[str, Any], study: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
