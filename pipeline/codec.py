@@ -1,4 +1,4 @@
-"""The neural audio codec: SEANet and a residual vector quantizer (EnCodec), its files, waveforms to codes and back."""
+"""The neural audio codec: SEANet and a vector quantizer (EnCodec), its files, waveforms to codes and back."""
 
 import math
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline import seanet
 from pipeline.files import atomic, read_json, write_json
 from pipeline.params import Codec as CodecParams
-from pipeline.quantizer import ResidualVectorQuantizer
+from pipeline.quantizer import QUANTIZERS
 
 NORM_EPSILON = 1e-6  # added to a frame's mean square
 
@@ -28,7 +28,7 @@ class Codec(nn.Module):
         self.hop_length = math.prod(shape.ratios)  # samples
         self.encoder = seanet.encoder(shape)
         self.decoder = seanet.decoder(shape)
-        self.quantizer = ResidualVectorQuantizer(
+        self.quantizer = QUANTIZERS[configuration["quantizer"]](
             configuration["codebooks"], configuration["codebook_size"], shape.dimension
         )
 
@@ -75,10 +75,11 @@ class Codec(nn.Module):
 def configuration(params: CodecParams, sample_rate: int) -> dict:
     """What of the parameters the network is built from, as JSON-ready values."""
     sizes = ("filters", "ratios", "dimension", "residual_layers", "kernel_size", "residual_kernel_size")
-    sizes += ("last_kernel_size", "dilation_base", "lstm_layers")
+    sizes += ("last_kernel_size", "dilation_base", "lstm_layers", "causal", "pad_mode")
     values = params.model_dump(mode="json")
     return {
         "sample_rate": sample_rate,
+        "quantizer": params.quantizer,
         "codebooks": params.codebooks,
         "codebook_size": params.codebook_size,
         "latent_norm": params.latent_norm,
@@ -97,12 +98,15 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Codec:
     """Reads what `save` wrote, for inference.
 
     Raises:
-        ValueError: a file is missing, or the weights do not fit the configuration.
+        ValueError: a file is missing, the configuration is another version's, or the weights do not fit it.
     """
     for name in ("model.json", "model.safetensors"):
         if not (folder / name).exists():
             raise ValueError(f"{folder / name} is missing: train that codec first, or give the folder of one")
-    codec = Codec(read_json(folder / "model.json")["configuration"])
+    try:
+        codec = Codec(read_json(folder / "model.json")["configuration"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'model.json'} is of another version, train it anew: {error}") from None
     try:
         codec.load_state_dict(load_file(folder / "model.safetensors"))
     except (RuntimeError, SafetensorError) as error:

@@ -140,7 +140,7 @@ class IndependenceTraining(_Section):
 
 
 class Codec(_Section):
-    """SEANet with a residual vector quantizer."""
+    """SEANet with a vector quantizer."""
 
     filters: Count
     ratios: Annotated[list[Count], Field(min_length=1)]
@@ -151,7 +151,10 @@ class Codec(_Section):
     last_kernel_size: Count
     dilation_base: Count
     lstm_layers: Natural
+    causal: bool  # convolutions see no later frame
+    pad_mode: Literal["reflect", "constant"]  # what convolutions see past a clip's ends
     latent_norm: bool  # scale each frame of the latent to mean square 1
+    quantizer: Literal["residual", "grouped"]
     codebooks: Count
     codebook_size: Count
     codebook_decay: Fraction
@@ -159,6 +162,15 @@ class Codec(_Section):
     dead_code_threshold: NonNegative
     training: CodecTraining
     independence: IndependenceTraining
+
+    @model_validator(mode="after")
+    def _groups_divide_the_latent(self) -> Self:
+        if self.quantizer == "grouped" and self.dimension % self.codebooks:
+            raise ValueError(
+                f"codec.dimension ({self.dimension}) must be a multiple of codec.codebooks ({self.codebooks}) "
+                "where codec.quantizer is grouped"
+            )
+        return self
 
     @model_validator(mode="after")
     def _trunk_is_inside_the_run(self) -> Self:

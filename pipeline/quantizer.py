@@ -1,28 +1,31 @@
-"""Residual vector quantizer with codebooks that are moving averages (EnCodec, section 3.2)."""
+"""Vector quantizers of K codebooks that are moving averages: residual (EnCodec, section 3.2) and grouped."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Stream = Literal["quantized", "input", "residual"]
 
 
 class Quantized(NamedTuple):
-    """A latent and its codes."""
+    """A latent and its codes; D' is what one codebook quantizes: D, or D / K where it is grouped."""
 
-    latent: Tensor  # [B, D, T], the sum of the quantized vectors; its gradient to the input is the identity
+    latent: Tensor  # [B, D, T], what the codes stand for; its gradient to the input is the identity
     codes: Tensor  # [B, K, T], integers
-    vectors: Tensor  # [B, K, D, T], q_k, without gradient
-    commitment: Tensor  # scalar, mean squared distance of each quantizer's input to its code
+    inputs: Tensor  # [B, K, D', T], what codebook k quantizes, with the identity as gradient to the latent
+    vectors: Tensor  # [B, K, D', T], q_k, without gradient
+    commitment: Tensor  # scalar, mean squared distance of each codebook's input to its code
 
 
-class ResidualVectorQuantizer(nn.Module):
-    """K codebooks of C vectors; codebook k quantizes what the ones before it left (EnCodec, section 3.2)."""
+class VectorQuantizer(nn.Module):
+    """K codebooks of C vectors, each the moving average of what it quantizes; subclasses say what that is."""
 
-    codebooks: Tensor  # [K, C, D]
+    codebooks: Tensor  # [K, C, D']
     hits: Tensor  # [K, C], moving average of the frames assigned to each code; 1 is an equal share of a batch
-    sums: Tensor  # [K, C, D], moving average of their sum, in the same unit
+    sums: Tensor  # [K, C, D'], moving average of their sum, in the same unit
 
     def __init__(self, codebooks: int, codebook_size: int, dimension: int) -> None:
         """Codebooks start at 0; `initialise` fills them."""
@@ -33,22 +36,26 @@ class ResidualVectorQuantizer(nn.Module):
 
     def forward(self, latent: Tensor) -> Quantized:
         """Quantizes `[B, D, T]`; the codebooks get no gradient, the latent's passes straight through."""
-        codes, vectors = self._assign(_frames(latent.detach()))
-        vectors = vectors.unflatten(1, (len(latent), -1)).permute(1, 0, 3, 2)  # [B, K, D, T]
-        codes = codes.unflatten(1, (len(latent), -1)).transpose(0, 1)
-        total = vectors.sum(1)
-        inputs = streams(latent, vectors, "input")
+        codes = self.encode(latent)
+        vectors = self.vectors(codes)
+        inputs = self._inputs(latent, vectors)
         commitment = (inputs - vectors).square().mean()
-        return Quantized(latent + (total - latent).detach(), codes, vectors, commitment)
+        return Quantized(latent + (self._joined(vectors) - latent).detach(), codes, inputs, vectors, commitment)
 
     @torch.no_grad()
     def encode(self, latent: Tensor) -> Tensor:
         """Codes `[B, K, T]` of `[B, D, T]`."""
-        codes, _ = self._assign(_frames(latent))
-        return codes.unflatten(1, (len(latent), -1)).transpose(0, 1)
+        codes: list[Tensor] = []
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """The latent `[B, D, T]` that codes `[B, K, T]` stand for.
+        def assign(k: int, inputs: Tensor) -> Tensor:
+            codes.append(_nearest(inputs, self.codebooks[k]))
+            return self.codebooks[k][codes[-1]]
+
+        self._walk(latent, assign)
+        return torch.stack(codes).unflatten(1, (len(latent), -1)).transpose(0, 1)
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """q_k `[B, K, D', T]` of codes `[B, K, T]`; K may be less than there are codebooks.
 
         Raises:
             ValueError: there are more streams than codebooks, or a code outside its codebook.
@@ -58,17 +65,27 @@ class ResidualVectorQuantizer(nn.Module):
         size = self.codebooks.shape[1]
         if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= size):
             raise ValueError(f"codes lie in [{int(codes.min())}, {int(codes.max())}], the codebooks in [0, {size - 1}]")
-        return sum(self.codebooks[k][codes[:, k].long()] for k in range(codes.shape[1])).transpose(1, 2)
+        chosen = [codebook[used.long()] for codebook, used in zip(self.codebooks, codes.unbind(1), strict=False)]
+        return torch.stack(chosen).permute(1, 0, 3, 2)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The latent `[B, D, T]` that codes `[B, K, T]` stand for; codebooks without codes add 0.
+
+        Raises:
+            ValueError: there are more streams than codebooks, or a code outside its codebook.
+        """
+        return self._joined(self.vectors(codes))
 
     @torch.no_grad()
     def initialise(self, latent: Tensor, iterations: int, generator: torch.Generator) -> None:
-        """Sets the codebooks to k-means centres of the latents `[B, D, T]`, one after the other on what is left."""
-        residual = _frames(latent)
-        for k in range(len(self.codebooks)):
-            centres = _kmeans(residual, self.codebooks.shape[1], iterations, generator)
-            self.codebooks[k] = centres
-            self.sums[k] = centres
-            residual = residual - centres[_nearest(residual, centres)]
+        """Sets the codebooks to k-means centres of what each quantizes of the latents `[B, D, T]`."""
+
+        def fit(k: int, inputs: Tensor) -> Tensor:
+            self.codebooks[k] = _kmeans(inputs, self.codebooks.shape[1], iterations, generator)
+            return self.codebooks[k][_nearest(inputs, self.codebooks[k])]
+
+        self._walk(latent, fit)
+        self.sums.copy_(self.codebooks)
         self.hits.fill_(1)
 
     @torch.no_grad()
@@ -79,53 +96,113 @@ class ResidualVectorQuantizer(nn.Module):
         Differs from EnCodec in that share: its fixed threshold of 2 hits a batch would replace every code of a batch
         with fewer than 2 C frames.
         """
-        residual = _frames(latent)
         size = self.codebooks.shape[1]
-        for k in range(len(self.codebooks)):
-            nearest = _nearest(residual, self.codebooks[k])
-            left = residual - self.codebooks[k][nearest]
-            hits = torch.zeros(size, device=residual.device).index_add_(0, nearest, torch.ones_like(residual[:, 0]))
-            sums = torch.zeros_like(self.sums[k]).index_add_(0, nearest, residual)
-            share = len(residual) / size
+
+        def move(k: int, inputs: Tensor) -> Tensor:
+            nearest = _nearest(inputs, self.codebooks[k])
+            vectors = self.codebooks[k][nearest]
+            hits = torch.zeros(size, device=inputs.device).index_add_(0, nearest, torch.ones_like(inputs[:, 0]))
+            sums = torch.zeros_like(self.sums[k]).index_add_(0, nearest, inputs)
+            share = len(inputs) / size
             self.hits[k].lerp_(hits / share, 1 - decay)
             self.sums[k].lerp_(sums / share, 1 - decay)
             dead = self.hits[k] < dead_share
             if dead.any():
-                picks = torch.randint(len(residual), (int(dead.sum()),), generator=generator).to(residual.device)
+                picks = torch.randint(len(inputs), (int(dead.sum()),), generator=generator).to(inputs.device)
                 self.hits[k][dead] = 1
-                self.sums[k][dead] = residual[picks]
+                self.sums[k][dead] = inputs[picks]
             self.codebooks[k] = self.sums[k] / self.hits[k].clamp_min(1e-6)[:, None]
-            residual = left
+            return vectors
 
-    def _assign(self, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes `[K, N]` and vectors `[K, N, D]` of frames `[N, D]`."""
-        codes, vectors = [], []
-        for codebook in self.codebooks:
-            nearest = _nearest(residual, codebook)
-            codes.append(nearest)
-            vectors.append(codebook[nearest])
-            residual = residual - vectors[-1]
-        return torch.stack(codes), torch.stack(vectors)
+        self._walk(latent, move)
+
+    def _walk(self, latent: Tensor, quantize: Callable[[int, Tensor], Tensor]) -> None:
+        """Hands each codebook in turn what it quantizes, `[N, D']`, and goes on with what its vectors leave."""
+        left = latent.transpose(1, 2).flatten(0, 1)
+        for k in range(len(self.codebooks)):
+            inputs = self._next(left)
+            left = self._left(left, quantize(k, inputs))
+
+    def _next(self, left: Tensor) -> Tensor:
+        """What the next codebook quantizes of what is left of the frames, `[N, D']`."""
+        raise NotImplementedError
+
+    def _left(self, left: Tensor, vectors: Tensor) -> Tensor:
+        """What is left of the frames after a codebook's vectors `[N, D']`."""
+        raise NotImplementedError
+
+    def _inputs(self, latent: Tensor, vectors: Tensor) -> Tensor:
+        """What codebook k quantizes, `[B, K, D', T]`, of `[B, D, T]` where the codebooks chose `[B, K, D', T]`."""
+        raise NotImplementedError
+
+    def _joined(self, vectors: Tensor) -> Tensor:
+        """The latent `[B, D, T]` that vectors `[B, K, D', T]` stand for."""
+        raise NotImplementedError
 
 
-def streams(latent: Tensor, vectors: Tensor, which: Stream) -> Tensor:
-    """The K streams `[B, K, D, T]` whose independence the loss asks for, from z `[B, D, T]` and q_k `[B, K, D, T]`.
+class ResidualVectorQuantizer(VectorQuantizer):
+    """Codebook k quantizes what the ones before it left, z - sum_{j<k} q_j (EnCodec, section 3.2)."""
 
-    `quantized` (algorithm 1): q_k. `input`: z - sum_{j<k} q_j. `residual`: z - sum_{j<=k} q_j. Each has the identity as
-    its gradient to the latent, so the loss trains the encoder and never the codebooks.
+    def _next(self, left: Tensor) -> Tensor:
+        return left
+
+    def _left(self, left: Tensor, vectors: Tensor) -> Tensor:
+        return left - vectors
+
+    def _inputs(self, latent: Tensor, vectors: Tensor) -> Tensor:
+        return latent[:, None] - (vectors.cumsum(1) - vectors)
+
+    def _joined(self, vectors: Tensor) -> Tensor:
+        return vectors.sum(1)
+
+
+class GroupedVectorQuantizer(VectorQuantizer):
+    """Codebook k quantizes its own part of the latent, numbers k D / K to (k + 1) D / K - 1 (product quantization).
+
+    The second kind of codec that claim C7 is tried on: its streams are not made one from the other, as residual ones
+    are, so what ties them is the music alone.
+    """
+
+    def __init__(self, codebooks: int, codebook_size: int, dimension: int) -> None:
+        """Raises ValueError where K does not divide D."""
+        if dimension % codebooks:
+            raise ValueError(f"a latent of {dimension} dimensions has no {codebooks} parts of equal size")
+        super().__init__(codebooks, codebook_size, dimension // codebooks)
+
+    def _next(self, left: Tensor) -> Tensor:
+        return left[:, : self.codebooks.shape[2]]
+
+    def _left(self, left: Tensor, vectors: Tensor) -> Tensor:
+        return left[:, vectors.shape[1] :]
+
+    def _inputs(self, latent: Tensor, vectors: Tensor) -> Tensor:
+        return latent.unflatten(1, vectors.shape[1:3])
+
+    def _joined(self, vectors: Tensor) -> Tensor:
+        missing = (len(self.codebooks) - vectors.shape[1]) * vectors.shape[2]
+        return F.pad(vectors.flatten(1, 2), (0, 0, 0, missing))
+
+
+QUANTIZERS: dict[str, type[VectorQuantizer]] = {
+    "residual": ResidualVectorQuantizer,
+    "grouped": GroupedVectorQuantizer,
+}
+
+
+def streams(quantized: Quantized, which: Stream) -> Tensor:
+    """The K streams `[B, K, D', T]` whose independence the loss asks for.
+
+    `quantized` (algorithm 1): q_k. `input`: what codebook k quantizes, z - sum_{j<k} q_j, or its part of z. `residual`:
+    the input minus q_k. Each has the identity as its gradient to what the codebook quantizes of the latent, so the loss
+    trains the encoder and never the codebooks.
     """
     if which == "quantized":
-        return vectors + (latent - latent.detach())[:, None]
-    spent = vectors.cumsum(1)
+        return quantized.vectors + (quantized.inputs - quantized.inputs.detach())
     if which == "input":
-        return latent[:, None] - (spent - vectors)
+        return quantized.inputs
     if which == "residual":
-        return latent[:, None] - spent
+        return quantized.inputs - quantized.vectors
     raise ValueError(f"stream is {which!r}; it must be 'quantized', 'input' or 'residual'")
-
-
-def _frames(latent: Tensor) -> Tensor:
-    return latent.transpose(1, 2).flatten(0, 1)
 
 
 def _nearest(frames: Tensor, codebook: Tensor) -> Tensor:

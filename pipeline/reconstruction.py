@@ -61,10 +61,10 @@ def measured(
 
 def criterion(codec: codecs.Codec, codes: Tensor, macro: params.IndependenceTraining) -> dict[str, float]:
     """The loss' estimate, closed form, on the quantized vectors of codes `[n, K, T']`, at equal time and delayed."""
-    vectors = torch.stack([codec.quantizer.codebooks[k][codes[:, k].long()] for k in range(codes.shape[1])], 1)
+    vectors = codec.quantizer.vectors(codes)
     estimates = {}
     for name, delay in (("equal_time", False), ("delayed", True)):
-        rows = joint_rows(vectors.transpose(2, 3), delay=delay)
+        rows = joint_rows(vectors, delay=delay)
         few = rows[:: math.ceil(len(rows) / MMD_ROWS), :, :, None]  # each row a clip of one frame
         found = mmd(few, delay=False, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
         estimates[name] = float(found.estimate)

@@ -1,47 +1,69 @@
-"""SEANet: the convolutional encoder and decoder of EnCodec (section 3.1), non-causal."""
+"""SEANet: the convolutional encoder and decoder of EnCodec (section 3.1), causal or not."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+PadMode = Literal["reflect", "constant"]
+
 
 class Conv(nn.Module):
-    """Weight-normed convolution `[B, C, T]` -> `[B, C', ceil(T / stride)]` with reflected edges."""
+    """Weight-normed convolution `[B, C, T]` -> `[B, C', ceil(T / stride)]` with reflected edges or zeros past them."""
 
-    def __init__(self, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        causal: bool = False,
+        pad_mode: PadMode = "reflect",
+    ) -> None:
         super().__init__()
+        self.causal, self.pad_mode = causal, pad_mode
         self.conv = weight_norm(nn.Conv1d(inputs, outputs, kernel_size, stride=stride, dilation=dilation))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pads what the kernel overlaps, and at the right what fills the last stride."""
+        """Pads what the kernel overlaps, where causal at the left alone, and at the right what fills the last stride.
+
+        Causal and reflected, as EnCodec at 24 kHz, the first outputs see as much of what follows as is reflected.
+        """
         (kernel,), (stride,), (dilation,) = self.conv.kernel_size, self.conv.stride, self.conv.dilation
         overlap = (kernel - 1) * dilation + 1 - stride
-        right = overlap // 2
-        return self.conv(_reflect(x, overlap - right, right + -x.shape[-1] % stride))
+        right = 0 if self.causal else overlap // 2
+        pad = _reflect if self.pad_mode == "reflect" else _zeros
+        return self.conv(pad(x, overlap - right, right + -x.shape[-1] % stride))
 
 
 class ConvTranspose(nn.Module):
     """Weight-normed transposed convolution `[B, C, T]` -> `[B, C', T stride]`, kernel twice the stride."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int, *, causal: bool = False) -> None:
         super().__init__()
+        self.causal = causal
         self.conv = weight_norm(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride=stride), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Cuts the overlap from both ends."""
+        """Cuts the overlap from both ends, where causal from the right alone."""
         (stride,) = self.conv.stride
-        left = stride - stride // 2
+        left = 0 if self.causal else stride - stride // 2
         return self.conv(x)[..., left : left + x.shape[-1] * stride]
 
 
 class Residual(nn.Module):
     """x + conv_1(ELU(conv_dilated(ELU(x)))) with half the channels inside."""
 
-    def __init__(self, channels: int, kernel_size: int, dilation: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, dilation: int, conv: Callable[..., Conv] = Conv) -> None:
         super().__init__()
-        self.narrow = Conv(channels, channels // 2, kernel_size, dilation=dilation)
-        self.widen = Conv(channels // 2, channels, 1)
+        self.narrow = conv(channels, channels // 2, kernel_size, dilation=dilation)
+        self.widen = conv(channels // 2, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, T]` -> `[B, C, T]`."""
@@ -89,7 +111,7 @@ def scale_to_data(network: nn.Sequential, x: Tensor, spread: float) -> Tensor:
 
 
 class Shape:
-    """The sizes SEANet is built from; `ratios` in the decoder's order."""
+    """What SEANet is built from; `ratios` in the decoder's order."""
 
     def __init__(
         self,
@@ -103,16 +125,20 @@ class Shape:
         last_kernel_size: int,
         dilation_base: int,
         lstm_layers: int,
+        causal: bool,
+        pad_mode: PadMode,
     ) -> None:
         self.filters, self.ratios, self.dimension = filters, ratios, dimension
         self.residual_layers, self.dilation_base, self.lstm_layers = residual_layers, dilation_base, lstm_layers
         self.kernel_size, self.residual_kernel_size = kernel_size, residual_kernel_size
         self.last_kernel_size = last_kernel_size
+        self.conv = partial(Conv, causal=causal, pad_mode=pad_mode)
+        self.conv_transpose = partial(ConvTranspose, causal=causal)
 
     def residuals(self, channels: int) -> list[nn.Module]:
         """The residual units of one stage."""
         return [
-            Residual(channels, self.residual_kernel_size, self.dilation_base**layer)
+            Residual(channels, self.residual_kernel_size, self.dilation_base**layer, self.conv)
             for layer in range(self.residual_layers)
         ]
 
@@ -124,22 +150,22 @@ class Shape:
 def encoder(shape: Shape) -> nn.Sequential:
     """Waveform `[B, 1, T]` -> latent z `[B, D, ceil(T / hop)]`; channels double at each downsampling."""
     channels = shape.filters
-    layers: list[nn.Module] = [Conv(1, channels, shape.kernel_size)]
+    layers: list[nn.Module] = [shape.conv(1, channels, shape.kernel_size)]
     for ratio in reversed(shape.ratios):
-        layers += [*shape.residuals(channels), nn.ELU(), Conv(channels, 2 * channels, 2 * ratio, stride=ratio)]
+        layers += [*shape.residuals(channels), nn.ELU(), shape.conv(channels, 2 * channels, 2 * ratio, stride=ratio)]
         channels *= 2
-    layers += [*shape.recurrent(channels), nn.ELU(), Conv(channels, shape.dimension, shape.last_kernel_size)]
+    layers += [*shape.recurrent(channels), nn.ELU(), shape.conv(channels, shape.dimension, shape.last_kernel_size)]
     return nn.Sequential(*layers)
 
 
 def decoder(shape: Shape) -> nn.Sequential:
     """Latent `[B, D, T']` -> waveform `[B, 1, T' hop]`; channels halve at each upsampling."""
     channels = shape.filters * 2 ** len(shape.ratios)
-    layers: list[nn.Module] = [Conv(shape.dimension, channels, shape.kernel_size), *shape.recurrent(channels)]
+    layers: list[nn.Module] = [shape.conv(shape.dimension, channels, shape.kernel_size), *shape.recurrent(channels)]
     for ratio in shape.ratios:
-        layers += [nn.ELU(), ConvTranspose(channels, channels // 2, ratio), *shape.residuals(channels // 2)]
+        layers += [nn.ELU(), shape.conv_transpose(channels, channels // 2, ratio), *shape.residuals(channels // 2)]
         channels //= 2
-    return nn.Sequential(*layers, nn.ELU(), Conv(channels, 1, shape.last_kernel_size))
+    return nn.Sequential(*layers, nn.ELU(), shape.conv(channels, 1, shape.last_kernel_size))
 
 
 def _reflect(x: Tensor, left: int, right: int) -> Tensor:
@@ -151,3 +177,7 @@ def _reflect(x: Tensor, left: int, right: int) -> Tensor:
         return F.pad(x, (left, right), mode="reflect")
     padded = F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")
     return padded[..., : padded.shape[-1] - missing]
+
+
+def _zeros(x: Tensor, left: int, right: int) -> Tensor:
+    return F.pad(x, (left, right))

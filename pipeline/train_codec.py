@@ -208,7 +208,7 @@ def independence_loss(run: Run, waveforms: list[Tensor], independence: params.In
     latent = torch.cat([encode(waveform) for waveform in waveforms])
     quantized: Quantized = run.codec.quantizer(latent)
     return mmd(
-        streams(latent, quantized.vectors, independence.stream),
+        streams(quantized, independence.stream),
         delay=independence.delay,
         estimator="permutation" if released else independence.estimator,
         compat="audiocraft" if released else None,

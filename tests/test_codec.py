@@ -1,6 +1,7 @@
 """The codec's shapes, its files, and every error once."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small
@@ -8,15 +9,28 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline import codec as codecs
+from pipeline import params
 from pipeline.files import read_json, write_json
 
 
-@pytest.fixture
-def codec() -> codecs.Codec:
+def new(**changes: Any) -> codecs.Codec:
     torch.manual_seed(0)
-    codec = codecs.Codec(codecs.configuration(small.settings(), small.RATE)).eval()
+    codec = codecs.Codec(codecs.configuration(params.Codec.model_validate(small.CODEC | changes), small.RATE)).eval()
     codec.quantizer.codebooks.normal_(0, 0.1)
     return codec
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "causal": {"causal": True},
+    "zeros": {"pad_mode": "constant"},
+    "grouped": {"quantizer": "grouped"},
+}
+
+
+@pytest.fixture(params=KINDS.values(), ids=KINDS)
+def codec(request: pytest.FixtureRequest) -> codecs.Codec:
+    return new(**request.param)
 
 
 @pytest.fixture
@@ -51,6 +65,18 @@ def test_encode_and_decode_are_latent_quantizer_and_synthesis(codec: codecs.Code
     quantized = codec.quantizer(codec.latent(waveform))
     assert torch.equal(codec.encode(waveform), quantized.codes)
     torch.testing.assert_close(codec.decode(quantized.codes), codec.synthesise(quantized.latent))
+
+
+def test_a_causal_codec_works_while_the_music_goes_on() -> None:
+    codec = new(causal=True, pad_mode="constant", lstm_layers=1)
+    waveform = torch.randn(2, 320, generator=torch.Generator().manual_seed(0))
+    codes = codec.encode(waveform)
+    sound = codec.decode(codes)
+    assert len(codes.unique()) > 2
+    for frames in (1, 2, 9, 19):
+        samples = frames * small.HOP
+        assert torch.equal(codec.encode(waveform[:, :samples]), codes[..., :frames])
+        torch.testing.assert_close(codec.decode(codes[..., :frames]), sound[:, :samples], rtol=1e-4, atol=1e-6)
 
 
 def test_a_frame_of_the_latent_has_mean_square_1_unless_told_otherwise(codec: codecs.Codec) -> None:
@@ -112,6 +138,14 @@ def test_weights_of_another_shape_are_named(folder: Path) -> None:
     model["configuration"]["seanet"]["filters"] = 3
     write_json(folder / "model.json", model)
     with pytest.raises(ValueError, match=r"the weights do not fit model.json: size mismatch"):
+        codecs.load(folder)
+
+
+def test_a_configuration_of_another_version_is_named(folder: Path) -> None:
+    model = read_json(folder / "model.json")
+    del model["configuration"]["quantizer"]
+    write_json(folder / "model.json", model)
+    with pytest.raises(ValueError, match=r"model.json is of another version, train it anew: 'quantizer'"):
         codecs.load(folder)
 
 

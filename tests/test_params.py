@@ -60,6 +60,11 @@ def test_no_default_hides_outside_the_file() -> None:
         ("study.language_models.flatten.seeds", [0, 7], r"flatten.seeds names \[7\], not in study.seeds"),
         ("codec.independence.start", 0, r"independence.start is 0; it must lie between codec.training.quantize_from"),
         ("codec.independence.start", 10**9, r"and codec.training.steps"),
+        (
+            "codec",
+            DEFAULTS["codec"] | {"quantizer": "grouped", "codebooks": 3},
+            r"codec.dimension \(64\) must be a multiple of codec.codebooks \(3\) where codec.quantizer is grouped",
+        ),
         ("lm.heads", 7, r"must be a multiple of lm.heads \(7\)"),
     ],
 )
@@ -76,6 +81,8 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         ("extra", {}, "extra: Extra"),
         ("study.language_models.parallel", {"codecs": ["mmd"], "seeds": [0]}, "study.language_models.parallel"),
         ("codec.codebooks", 0, "codec.codebooks: Input should be greater than 0"),
+        ("codec.quantizer", "product", "codec.quantizer: Input should be 'residual' or 'grouped'"),
+        ("codec.pad_mode", "zero", "codec.pad_mode: Input should be 'reflect' or 'constant'"),
         ("codec.codebooks", 2.5, "codec.codebooks: .*integer"),
         ("codec.training.learning_rate", -1, "learning_rate: Input should be greater than 0"),
         ("codec.training.learning_rate", float("nan"), "learning_rate: .*finite"),

@@ -1,6 +1,7 @@
-"""SEANet: lengths of any input, edges against a slow reference, the data-dependent start, and EnCodec's own code."""
+"""SEANet: lengths of any input, edges and causality, the data-dependent start, and EnCodec's own code."""
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -15,18 +16,20 @@ RATIOS = [3, 2]
 HOP = 6
 
 
-def shape(lstm_layers: int = 0) -> seanet.Shape:
-    return seanet.Shape(
-        filters=4,
-        ratios=RATIOS,
-        dimension=5,
-        residual_layers=2,
-        kernel_size=7,
-        residual_kernel_size=3,
-        last_kernel_size=5,
-        dilation_base=2,
-        lstm_layers=lstm_layers,
-    )
+def shape(lstm_layers: int = 0, **changes: Any) -> seanet.Shape:
+    sizes = {
+        "filters": 4,
+        "ratios": RATIOS,
+        "dimension": 5,
+        "residual_layers": 2,
+        "kernel_size": 7,
+        "residual_kernel_size": 3,
+        "last_kernel_size": 5,
+        "dilation_base": 2,
+        "causal": False,
+        "pad_mode": "reflect",
+    }
+    return seanet.Shape(**sizes | changes, lstm_layers=lstm_layers)
 
 
 def noise(*size: int, seed: int = 0) -> Tensor:
@@ -37,16 +40,22 @@ def convolutions(network: nn.Module) -> list[nn.Conv1d | nn.ConvTranspose1d]:
     return [layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d)]
 
 
-ENCODER, DECODER = seanet.encoder(shape(1)), seanet.decoder(shape(1))
+def network(shape: seanet.Shape) -> nn.Sequential:
+    return nn.Sequential(seanet.encoder(shape), seanet.decoder(shape))
+
+
+EDGES = [(causal, pad_mode) for causal in (False, True) for pad_mode in ("reflect", "constant")]
+NETWORKS = {edges: network(shape(1, causal=edges[0], pad_mode=edges[1])) for edges in EDGES}
 
 
 @torch.no_grad()
-@given(length=st.integers(1, 60))
-def test_any_length_comes_back_filled_up_to_whole_frames(length: int) -> None:
-    latent = ENCODER(noise(2, 1, length))
+@given(edges=st.sampled_from(EDGES), length=st.integers(1, 60))
+def test_any_length_comes_back_filled_up_to_whole_frames(edges: tuple[bool, str], length: int) -> None:
+    encoder, decoder = NETWORKS[edges]
+    latent = encoder(noise(2, 1, length))
     frames = -(-length // HOP)
     assert latent.shape == (2, 5, frames)
-    waveform = DECODER(latent)
+    waveform = decoder(latent)
     assert waveform.shape == (2, 1, frames * HOP)
     assert waveform.isfinite().all()
 
@@ -65,27 +74,50 @@ def test_a_convolution_reflects_its_edges() -> None:
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_a_transposed_convolution_spreads_each_frame_around_its_stride() -> None:
-    """With a kernel of ones, an impulse reaches half a stride beyond its own to either side."""
-    layer = seanet.ConvTranspose(1, 1, 4)
+@pytest.mark.parametrize(("causal", "left", "right"), [(False, 4, 4), (True, 8, 0)])
+def test_a_convolution_fills_its_edges_with_zeros(causal: bool, left: int, right: int) -> None:
+    layer = seanet.Conv(1, 1, 5, dilation=2, causal=causal, pad_mode="constant")
+    x = noise(1, 1, 12)
+    expected = F.conv1d(F.pad(x, (left, right)), layer.conv.weight, layer.conv.bias, dilation=2)
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize(("causal", "reached"), [(False, slice(6, 14)), (True, slice(8, 16))])
+def test_a_transposed_convolution_spreads_each_frame_over_two_strides(causal: bool, reached: slice) -> None:
+    """With a kernel of ones: half a stride beyond its own to either side, or where causal a whole one to the right."""
+    layer = seanet.ConvTranspose(1, 1, 4, causal=causal)
     with torch.no_grad():
         layer.conv.weight = torch.ones(1, 1, 8)
         layer.conv.bias.zero_()
     impulse = torch.zeros(1, 1, 5)
     impulse[..., 2] = 1
     expected = torch.zeros(1, 1, 20)
-    expected[..., 6:14] = 1
+    expected[..., reached] = 1
     torch.testing.assert_close(layer(impulse), expected)
 
 
 def test_the_encoder_sees_as_far_as_its_kernels_reach() -> None:
-    network = seanet.encoder(shape())
-    x = noise(1, 1, 600).requires_grad_()
-    network(x)[0, :, 50].sum().backward()
-    touched = x.grad[0, 0].nonzero().flatten()
+    touched = seen(seanet.encoder(shape()), 600, slice(50, 51))
     assert touched.min() <= 50 * HOP <= touched.max()
     assert touched.min() > 250
     assert touched.max() < 350
+
+
+@pytest.mark.parametrize("lstm_layers", [0, 1])
+@pytest.mark.parametrize(("pad_mode", "first"), [("constant", 0), ("reflect", 6)])
+def test_a_causal_output_sees_no_sample_past_its_own_frame(lstm_layers: int, pad_mode: str, first: int) -> None:
+    """Reflection shows the first outputs what follows them, of 6 frames where the longest kernel has 7."""
+    codec = network(shape(lstm_layers, causal=True, pad_mode=pad_mode))
+    last = [int(seen(codec, 12 * HOP, slice(t * HOP, (t + 1) * HOP)).max()) for t in range(12)]
+    assert all(last[t] < (t + 1) * HOP for t in range(first, 12))
+    assert (last[0] >= HOP) == (pad_mode == "reflect")
+
+
+def seen(network: nn.Module, length: int, outputs: slice) -> Tensor:
+    """Which of the input's samples some outputs depend on."""
+    x = noise(1, 1, length).requires_grad_()
+    network(x)[..., outputs].abs().sum().backward()
+    return x.grad[0, 0].nonzero().flatten()
 
 
 def test_the_start_gives_every_layer_unit_variance_on_the_data() -> None:
@@ -120,8 +152,11 @@ def test_silence_starts_finite() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lstm_layers", [1, 2])
+@pytest.mark.parametrize(("causal", "pad_mode"), EDGES)
 @pytest.mark.parametrize("length", [1, 5, 60, 101])
-def test_encoder_and_decoder_are_those_of_transformers_encodec(lstm_layers: int, length: int) -> None:
+def test_encoder_and_decoder_are_those_of_transformers_encodec(
+    lstm_layers: int, causal: bool, pad_mode: str, length: int
+) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import EncodecConfig
     from transformers.models.encodec.modeling_encodec import EncodecDecoder, EncodecEncoder
@@ -130,21 +165,22 @@ def test_encoder_and_decoder_are_those_of_transformers_encodec(lstm_layers: int,
         num_filters=4,
         upsampling_ratios=RATIOS,
         hidden_size=5,
-        num_residual_layers=2,
+        num_residual_layers=3,
         kernel_size=7,
         residual_kernel_size=3,
         last_kernel_size=5,
-        dilation_growth_rate=2,
+        dilation_growth_rate=3,
         num_lstm_layers=lstm_layers,
-        use_causal_conv=False,
+        use_causal_conv=causal,
         use_conv_shortcut=False,
         norm_type="weight_norm",
-        pad_mode="reflect",
+        pad_mode=pad_mode,
     )
+    sizes = shape(lstm_layers, residual_layers=3, dilation_base=3, causal=causal, pad_mode=pad_mode)
     x = noise(2, 1, length)
     for ours, theirs in (
-        (seanet.encoder(shape(lstm_layers)), EncodecEncoder(config)),
-        (seanet.decoder(shape(lstm_layers)), EncodecDecoder(config)),
+        (seanet.encoder(sizes), EncodecEncoder(config)),
+        (seanet.decoder(sizes), EncodecDecoder(config)),
     ):
         for mine, other in zip(convolutions(ours), convolutions(theirs), strict=True):
             nn.utils.parametrize.remove_parametrizations(other, "weight")

@@ -21,6 +21,7 @@ from pipeline import job, params, reconstruction, tokens, train_codec
 from pipeline.audio import to_float
 from pipeline.files import read_json, write_array
 from pipeline.independence import mmd
+from pipeline.quantizer import ResidualVectorQuantizer
 from pipeline.train_codec import Rows, Run
 
 OFF = params.Independence(weight=0, delay=False, stream="quantized", estimator="closed_form")
@@ -133,8 +134,9 @@ def test_history_that_ran_ahead_of_its_checkpoint_is_read_up_to_the_checkpoints_
 
 
 @pytest.mark.parametrize("stream", ["quantized", "input", "residual"])
-def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(stream: str) -> None:
-    run = new()
+@pytest.mark.parametrize("quantizer", ["residual", "grouped"])
+def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(quantizer: str, stream: str) -> None:
+    run = new(params.Codec.model_validate(small.CODEC | {"quantizer": quantizer}))
     trained(run, OFF, 6)
     run.optimizer.zero_grad()
     before = {name: value.clone() for name, value in run.codec.state_dict().items()}
@@ -153,13 +155,13 @@ def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(stream: str) -> 
 
 def test_codebooks_move_once_a_step_with_the_loss_as_without(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
-    update = train_codec.codecs.ResidualVectorQuantizer.update
+    update = ResidualVectorQuantizer.update
 
     def counted(quantizer: Any, latent: Tensor, **arguments: Any) -> None:
         calls.append(len(latent))
         update(quantizer, latent, **arguments)
 
-    monkeypatch.setattr(train_codec.codecs.ResidualVectorQuantizer, "update", counted)
+    monkeypatch.setattr(ResidualVectorQuantizer, "update", counted)
     trained(new(), ON)
     assert calls == [small.TRAINING["batch_size"]] * (12 - small.TRAINING["quantize_from"])
 
@@ -334,11 +336,15 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 BRANCH = ("--trunk", "trunk", "--name", "mmd")
 
 
-def test_from_a_corpus_to_tokens_and_reconstructions(study: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("changes", [{}, {"quantizer": "grouped", "causal": True, "pad_mode": "constant"}])
+def test_from_a_corpus_to_tokens_and_reconstructions(
+    changes: dict[str, Any], study: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loss = {"independence": {"weight": 1.0, "delay": True, "stream": "quantized", "estimator": "closed_form"}}
-    study("trunk")
-    study("branch", "mmd", *BRANCH, **loss)
-    study("branch", "again", *BRANCH, **loss)
+    settings = {"codec": small.CODEC | changes}
+    study("trunk", **settings)
+    study("branch", "mmd", *BRANCH, **loss, **settings)
+    study("branch", "again", *BRANCH, **loss, **settings)
     assert Path("mmd/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
     assert Path("mmd/history.csv").read_bytes() == Path("again/history.csv").read_bytes()
     assert not list(Path("checkpoints").rglob("*.safetensors"))
