@@ -23,6 +23,7 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seeds = Annotated[list[Natural], Field(min_length=1)]
+Windows = Annotated[list[Annotated[int, Field(ge=4)]], Field(min_length=1)]  # samples, hop a quarter of each
 
 
 class _Section(BaseModel):
@@ -108,6 +109,15 @@ class Captions(_Section):
     seed: Natural
 
 
+class Discriminator(_Section):
+    """EnCodec's complex multi-scale STFT discriminator, which learns at the codec's own rate."""
+
+    windows: Windows
+    filters: Count
+    slope: Fraction  # of its leaky ReLUs below 0
+    relative_features: bool  # divide feature matching by the real features' mean magnitude
+
+
 class CodecTraining(_Section):
     """One training run of the codec."""
 
@@ -122,10 +132,32 @@ class CodecTraining(_Section):
     l1_weight: NonNegative
     si_sdr_weight: NonNegative  # per dB
     mel_weight: NonNegative
-    mel_windows: Annotated[list[Count], Field(min_length=1)]  # samples
+    mel_windows: Windows
     mel_bins: Count
+    adversarial_weight: NonNegative
+    feature_weight: NonNegative
+    discriminator: Discriminator  # built only where one of these two weights is above 0
+    balancer: bool  # weights are shares in the gradient of the decoder's output; else they multiply the losses
+    balancer_decay: Fraction  # of the moving averages of the gradients' norms
     commitment_weight: NonNegative
     gradient_clip: Positive
+
+    @property
+    def output_weights(self) -> dict[str, float]:
+        """Weights of the losses of the decoder's output, those above 0."""
+        losses = ("l1", "mel", "si_sdr", "adversarial", "feature")
+        return {name: weight for name in losses if (weight := getattr(self, f"{name}_weight")) > 0}
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the codec has a discriminator to learn from."""
+        return not {"adversarial", "feature"}.isdisjoint(self.output_weights)
+
+    @model_validator(mode="after")
+    def _output_is_trained(self) -> Self:
+        if not self.output_weights:
+            raise ValueError("every loss of the decoder's output has weight 0: set l1_weight, mel_weight or another")
+        return self
 
 
 class IndependenceTraining(_Section):

@@ -8,6 +8,7 @@ run once, saved whole, and continued once for every codec. Seeds, batches and bu
         --name mmd --out results/codec/mmd-seed0
 """
 
+import functools
 import math
 import shutil
 import time
@@ -18,12 +19,14 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from pipeline import codec as codecs
 from pipeline import job, params, provenance, seanet
 from pipeline.audio import to_float
+from pipeline.balancer import Balancer
+from pipeline.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_loss
 from pipeline.files import atomic, read_array, write_json
 from pipeline.independence import mmd
 from pipeline.quantizer import Quantized, streams
@@ -37,7 +40,7 @@ VALIDATION_ROWS = 1500  # of the closed form, which walks all pairs
 
 
 class Run:
-    """Everything a run needs to continue bit by bit: network, optimizer, moving average, step."""
+    """Everything a run needs to continue bit by bit: networks, optimizers, moving averages, step."""
 
     def __init__(self, settings: params.Codec, sample_rate: int, seed: int, device: torch.device) -> None:
         """A run at step 0, its weights drawn from `seed`."""
@@ -47,9 +50,17 @@ class Run:
         self.codec = codecs.Codec(codecs.configuration(settings, sample_rate)).to(device)
         self.average = codecs.Codec(self.codec.configuration).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.codec.state_dict())
-        self.optimizer = torch.optim.Adam(
-            self.codec.parameters(), lr=training.learning_rate, betas=training.betas, fused=True
-        )
+        adam = functools.partial(torch.optim.Adam, lr=training.learning_rate, betas=training.betas, fused=True)
+        self.optimizer = adam(self.codec.parameters())
+        self.modules: dict[str, nn.Module] = {"codec": self.codec, "average": self.average}
+        self.optimizers = {"optimizer": self.optimizer}
+        if training.adversarial:
+            # Drawn after the codec, whose first weights are thus the same with it as without.
+            sizes = training.discriminator.model_dump(exclude={"relative_features"})
+            self.modules["discriminator"] = Discriminator(**sizes).to(device).requires_grad_(False)
+            self.optimizers["discriminator_optimizer"] = adam(self.modules["discriminator"].parameters())
+        if training.balancer:
+            self.modules["balancer"] = Balancer(training.output_weights, training.balancer_decay).to(device)
 
     def generator(self, purpose: int, step: int | None = None) -> torch.Generator:
         """Random numbers of a step (this one) and purpose, so that a continued run draws what a straight one does."""
@@ -58,28 +69,37 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Writes `state.safetensors`."""
-        tensors = {f"codec.{name}": value for name, value in self.codec.state_dict().items()}
-        tensors |= {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+        tensors: dict[str, Tensor] = {}
+        for part, module in self.modules.items():
+            tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
+        for part, optimizer in self.optimizers.items():
+            for index, state in optimizer.state_dict()["state"].items():
+                tensors |= {f"{part}.{index}.{name}": value for name, value in state.items()}
         # The step is in the optimizer's state: one file says it all, and a kill cannot leave two that disagree.
         with atomic(folder / "state.safetensors") as temporary:
             save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
 
     def load(self, folder: Path) -> None:
-        """Continues from what `save` wrote."""
-        tensors = load_file(folder / "state.safetensors")
-        parts: dict[str, dict] = {"codec": {}, "average": {}, "optimizer": {}}
-        for name, value in tensors.items():
+        """Continues from what `save` wrote.
+
+        Raises:
+            ValueError: it was saved with a discriminator or a balancer and this run has none, or the other way round.
+        """
+        parts: dict[str, dict] = {}
+        for name, value in load_file(folder / "state.safetensors").items():
             part, rest = name.split(".", 1)
-            parts[part][rest] = value
-        self.codec.load_state_dict(parts["codec"])
-        self.average.load_state_dict(parts["average"])
-        state: dict[int, dict] = {}
-        for name, value in parts["optimizer"].items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+            parts.setdefault(part, {})[rest] = value
+        if (found := set(parts) - set(self.optimizers)) != set(self.modules):
+            raise ValueError(f"{folder} holds {sorted(found)}, this run needs {sorted(self.modules)}: train it anew")
+        for part, module in self.modules.items():
+            module.load_state_dict(parts[part])
+        for part, optimizer in self.optimizers.items():
+            state: dict[int, dict] = {}
+            for name, value in parts.get(part, {}).items():
+                index, key = name.split(".", 1)
+                state.setdefault(int(index), {})[key] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        state = self.optimizer.state_dict()["state"]
         self.step = int(state[0]["step"]) if state else 0
 
 
@@ -100,7 +120,7 @@ def train(
     with job.Progress(f"codec/{checkpoint.parent.name}", until, done=run.step) as progress:
         while run.step < until:
             quantize = run.step >= training.quantize_from
-            for group in run.optimizer.param_groups:
+            for group in (group for optimizer in run.optimizers.values() for group in optimizer.param_groups):
                 group["lr"] = training.learning_rate * schedule(run.step, training.warmup_steps, training.steps)
             waveform = batch(clips, run, run.step).to(device)
             if run.step == 0:
@@ -113,10 +133,11 @@ def train(
 
             latent = run.codec.latent(waveform)
             quantized = run.codec.quantizer(latent) if quantize else None
-            output = run.codec.synthesise(quantized.latent if quantized else latent)
+            output = run.codec.synthesise(quantized.latent if quantized else latent)[:, : waveform.shape[1]]
             losses = reconstruction_losses(output, waveform, run)
-            loss = training.l1_weight * losses["l1"] + training.mel_weight * losses["mel"]
-            loss = loss - training.si_sdr_weight * losses["si_sdr"]
+            if training.adversarial:
+                losses |= adversarial_losses(output, waveform, run)
+            loss = combined(losses, output, run)
             if quantized:
                 losses["commitment"] = quantized.commitment
                 loss = loss + training.commitment_weight * quantized.commitment
@@ -185,7 +206,6 @@ def macro_batch(clips: "Rows", run: Run) -> list[Tensor]:
 def reconstruction_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[str, Tensor]:
     """L1 in time and the multi-scale mel loss of waveforms `[B, T]`."""
     training = run.settings.training
-    output = output[:, : waveform.shape[1]]
     return {
         "l1": (output - waveform).abs().mean(),
         "si_sdr": soft_si_sdr(output, waveform).mean(),
@@ -197,6 +217,33 @@ def reconstruction_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[st
             bins=training.mel_bins,
         ),
     }
+
+
+def adversarial_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[str, Tensor]:
+    """Updates the discriminator once on waveforms `[B, T]`, then takes the codec's two losses from the updated one."""
+    discriminator, optimizer = run.modules["discriminator"], run.optimizers["discriminator_optimizer"]
+    discriminator.requires_grad_(True)
+    optimizer.zero_grad(set_to_none=True)
+    loss = discriminator_loss(discriminator(waveform), discriminator(output.detach()))
+    loss.backward()
+    optimizer.step()
+    # The codec's losses reach the codec through it, and must leave no gradient in it.
+    discriminator.requires_grad_(False)
+    real, generated = discriminator(waveform), discriminator(output)
+    relative = run.settings.training.discriminator.relative_features
+    return {
+        "discriminator": loss,
+        "adversarial": adversarial_loss(generated),
+        "feature": feature_loss(real, generated, relative=relative),
+    }
+
+
+def combined(losses: dict[str, Tensor], output: Tensor, run: Run) -> Tensor:
+    """The losses of the decoder's output `[B, T]` as one to descend: their weighted sum, or the balancer's."""
+    minimised = {**losses, "si_sdr": -losses["si_sdr"]}
+    if balancer := run.modules.get("balancer"):
+        return balancer(minimised, output)
+    return sum(weight * minimised[name] for name, weight in run.settings.training.output_weights.items())
 
 
 def independence_loss(run: Run, waveforms: list[Tensor], independence: params.Independence) -> Tensor:

@@ -26,6 +26,11 @@ TRAINING: dict[str, Any] = {
     "mel_weight": 1.0,
     "mel_windows": [32, 64],
     "mel_bins": 8,
+    "adversarial_weight": 0.0,
+    "feature_weight": 0.0,
+    "discriminator": {"windows": [64, 32], "filters": 2, "slope": 0.2, "relative_features": True},
+    "balancer": False,
+    "balancer_decay": 0.9,
     "commitment_weight": 0.25,
     "gradient_clip": 10.0,
 }

@@ -65,6 +65,11 @@ def test_no_default_hides_outside_the_file() -> None:
             DEFAULTS["codec"] | {"quantizer": "grouped", "codebooks": 3},
             r"codec.dimension \(64\) must be a multiple of codec.codebooks \(3\) where codec.quantizer is grouped",
         ),
+        (
+            "codec.training",
+            DEFAULTS["codec"]["training"] | {"l1_weight": 0, "mel_weight": 0, "si_sdr_weight": 0},
+            r"codec.training: .*every loss of the decoder's output has weight 0",
+        ),
         ("lm.heads", 7, r"must be a multiple of lm.heads \(7\)"),
     ],
 )
@@ -88,6 +93,10 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         ("codec.training.learning_rate", float("nan"), "learning_rate: .*finite"),
         ("codec.training.betas", [0.9, 1.1], "codec.training.betas.1: .*less than or equal to 1"),
         ("codec.training.mel_windows", [], "mel_windows: .*at least 1 item"),
+        ("codec.training.mel_windows", [2], "mel_windows.0: .*greater than or equal to 4"),
+        ("codec.training.discriminator.windows", [], "discriminator.windows: .*at least 1 item"),
+        ("codec.training.adversarial_weight", -1, "adversarial_weight: .*greater than or equal to 0"),
+        ("codec.training.balancer_decay", 1.1, "balancer_decay: .*less than or equal to 1"),
         ("study.codecs.mmd.estimator", "exact", "estimator: Input should be 'closed_form', 'permutation' or 'audio"),
         ("study.codecs.mmd.stream", "codes", "study.codecs.mmd.stream: Input should be 'quantized', 'input' or"),
         ("study.codecs", {}, "study.codecs: .*at least 1"),
@@ -110,6 +119,16 @@ def test_every_fault_is_named_at_once() -> None:
     del whole["lm"]["width"]
     with pytest.raises(params.ParamsError, match=r"codec.codebooks: .*; lm.width: Field required"):
         check(whole)
+
+
+@pytest.mark.parametrize(
+    ("weights", "adversarial"),
+    [({}, False), ({"adversarial_weight": 4}, True), ({"feature_weight": 4}, True)],
+)
+def test_a_weight_above_0_asks_for_the_discriminator(weights: dict[str, Any], adversarial: bool) -> None:
+    training = check(changed("codec.training", DEFAULTS["codec"]["training"] | weights)).codec.training
+    assert training.adversarial == adversarial
+    assert list(training.output_weights) == ["l1", "mel", "si_sdr", *(name.removesuffix("_weight") for name in weights)]
 
 
 def test_a_missing_key_is_named() -> None:

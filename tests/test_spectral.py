@@ -95,6 +95,21 @@ def test_white_noise_has_the_mean_of_a_rayleigh_variable_in_every_bin(window: in
     assert found[:, 0].mean() > 0.4
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("rate", [8000, 16_000, 24_000, 32_000, 44_100, 48_000])
+@pytest.mark.parametrize("window", [4, 32, 64, 128, 256, 512, 1024, 2048])
+def test_no_filter_is_empty_at_any_rate(rate: int, window: int) -> None:
+    found = mel(noise(1, 4 * window), sample_rate=rate, window=window, bins=64)
+    assert 1 <= found.shape[1] <= min(64, window // 4)
+    assert found.mean((0, 2)).min() > 0.05
+
+
+def test_bins_at_the_papers_rate_are_as_many_as_a_window_fills() -> None:
+    windows = [64, 128, 256, 512, 1024]
+    bins = [mel(noise(1, 2048), sample_rate=32_000, window=w, bins=64).shape[1] for w in windows]
+    assert bins == [13, 28, 58, 64, 64]
+
+
 def test_a_tone_shows_in_the_bin_of_its_frequency_alone() -> None:
     tone = torch.sin(2 * math.pi * 1000 * torch.arange(8192) / RATE)[None]
     found = mel(tone, sample_rate=RATE, window=1024, bins=64)[0, :, 5:-5].mean(-1)

@@ -1,4 +1,4 @@
-"""Training the codec: trunk and branch against a straight run, resumption to the bit, schedules, and small studies."""
+"""Training the codec: trunk and branch against a straight run, resumption to the bit, the adversary, small studies."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline import codec as codecs
-from pipeline import job, params, reconstruction, tokens, train_codec
+from pipeline import job, params, reconstruction, seanet, tokens, train_codec
 from pipeline.audio import to_float
 from pipeline.files import read_json, write_array
 from pipeline.independence import mmd
@@ -26,6 +26,8 @@ from pipeline.train_codec import Rows, Run
 
 OFF = params.Independence(weight=0, delay=False, stream="quantized", estimator="closed_form")
 ON = params.Independence(weight=10, delay=True, stream="quantized", estimator="closed_form")
+ADVERSARY: dict[str, Any] = {"adversarial_weight": 4.0, "feature_weight": 4.0}
+BALANCED = ADVERSARY | {"balancer": True}
 CHECKPOINT = Path("checkpoints/run")
 CPU = torch.device("cpu")
 
@@ -80,14 +82,15 @@ def killed_at(
             trained(new(settings), independence)
 
 
-@pytest.mark.parametrize("independence", [OFF, ON])
-def test_a_trunk_and_its_branch_are_a_straight_run(independence: params.Independence) -> None:
-    straight = new()
+@pytest.mark.parametrize(("independence", "training"), [(OFF, {}), (ON, {}), (ON, BALANCED)])
+def test_a_trunk_and_its_branch_are_a_straight_run(independence: params.Independence, training: dict[str, Any]) -> None:
+    settings = small.settings(training)
+    straight = new(settings)
     history = trained(straight, independence)
-    trunk = new()
+    trunk = new(settings)
     first = trained(trunk, OFF, 6)
     trunk.save(Path("trunk"))
-    branch = new(seed=0)
+    branch = new(settings)
     branch.load(Path("trunk"))
     assert branch.step == 6
     second = trained(branch, independence)
@@ -110,14 +113,20 @@ def test_seeds_differ() -> None:
     assert not torch.equal(first, second)
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 9, 11])
-def test_a_killed_run_continues_bit_by_bit(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("step", "training"),
+    [*((step, {}) for step in (1, 3, 5, 9, 11)), (1, BALANCED), (9, BALANCED), (9, ADVERSARY), (5, {"balancer": True})],
+)
+def test_a_killed_run_continues_bit_by_bit(
+    step: int, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Killed in the first steps, before k-means, before the loss, in its ramp, and in the last step."""
-    straight = new()
+    settings = small.settings(training)
+    straight = new(settings)
     history = trained(straight, ON)
     assert not CHECKPOINT.exists()
-    killed_at(step, monkeypatch, small.settings(), ON)
-    continued = new(seed=5)  # whose own weights must not matter
+    killed_at(step, monkeypatch, settings, ON)
+    continued = new(settings, seed=5)  # whose own weights must not matter
     continued.seed = 0
     assert as_csv(trained(continued, ON)) == as_csv(history)
     assert same(state(straight), state(continued))
@@ -131,6 +140,103 @@ def test_history_that_ran_ahead_of_its_checkpoint_is_read_up_to_the_checkpoints_
     resumed = new()
     assert as_csv(train_codec.resume(resumed, CHECKPOINT)) == as_csv(history)
     assert resumed.step == 3
+
+
+def test_without_adversary_and_balancer_a_step_descends_the_sum_of_its_losses() -> None:
+    """The loop written out anew, to the bit: nothing of the adversary is built, drawn or added."""
+    run, plain, training = new(), new(), small.settings().training
+    trained(run, OFF, 6)
+    for step in range(6):
+        plain.step = step
+        plain.optimizer.param_groups[0]["lr"] = 1e-3 * train_codec.schedule(step, 2, 12)
+        waveform = train_codec.batch(clips(), plain, step)
+        if step == 0:
+            latent = seanet.scale_to_data(plain.codec.encoder, waveform[:, None], 1.0)
+            seanet.scale_to_data(plain.codec.decoder, latent, float(waveform.std()))
+            plain.average.load_state_dict(plain.codec.state_dict())
+        if step == 3:
+            train_codec.initialise(plain, clips(), CPU)
+        plain.optimizer.zero_grad()
+        latent = plain.codec.latent(waveform)
+        quantized = plain.codec.quantizer(latent)
+        output = plain.codec.synthesise(quantized.latent if step >= 3 else latent)
+        losses = train_codec.reconstruction_losses(output, waveform, plain)
+        loss = 1.0 * losses["l1"] + 1.0 * losses["mel"] - 0.1 * losses["si_sdr"]
+        (loss + 0.25 * quantized.commitment if step >= 3 else loss).backward()
+        torch.nn.utils.clip_grad_norm_(plain.codec.parameters(), training.gradient_clip)
+        plain.optimizer.step()
+        if step >= 3:
+            rules = {"decay": 0.9, "dead_share": 0.2, "generator": plain.generator(2)}
+            plain.codec.quantizer.update(latent.detach(), **rules)
+        train_codec.average(plain, 0.9)
+    assert same(state(run), state(plain))
+    assert {name.split(".")[0] for name in state(run)} == {"codec", "average", "optimizer"}
+
+
+@pytest.mark.parametrize("balancer", [False, True])
+def test_a_run_with_an_adversary_trains_both(balancer: bool) -> None:
+    run = new(small.settings(ADVERSARY | {"balancer": balancer}))
+    discriminator = run.modules["discriminator"]
+    before = [p.clone() for p in discriminator.parameters()]
+    assert same(run.codec.state_dict(), new().codec.state_dict())
+    history = trained(run, ON)
+    assert all(np.isfinite(list(row.values())).all() for row in history)
+    assert all({"adversarial", "feature", "discriminator"} <= row.keys() for row in history)
+    assert history[0]["discriminator"] == pytest.approx(2, abs=0.5)
+    assert history[-1]["validation_log_mel"] < history[0]["validation_log_mel"]
+    # Biases may stand still: while all logits are inside the hinge, real and generated pull at the last one alike.
+    pairs = zip(discriminator.parameters(), before, strict=True)
+    assert not any(torch.equal(p, q) for p, q in pairs if p.ndim > 1)
+    optimizer = run.optimizers["discriminator_optimizer"]
+    assert {int(state["step"]) for state in optimizer.state.values()} == {12}
+    assert optimizer.param_groups[0]["lr"] == run.optimizer.param_groups[0]["lr"]
+
+
+def judged(training: dict[str, Any]) -> tuple[Run, Tensor, dict[str, Tensor]]:
+    """A run, an output that is no network's, and its losses."""
+    run = new(small.settings(training))
+    waveform = train_codec.batch(clips(), run, 0)
+    output = (0.1 * torch.randn(waveform.shape, generator=run.generator(6))).requires_grad_()
+    losses = train_codec.reconstruction_losses(output, waveform, run)
+    if run.settings.training.adversarial:
+        losses |= train_codec.adversarial_losses(output, waveform, run)
+    return run, output, losses
+
+
+def test_the_codecs_losses_reach_the_output_and_not_the_discriminator() -> None:
+    run, output, losses = judged(ADVERSARY)
+    discriminator = run.modules["discriminator"]
+    before = [p.grad.clone() for p in discriminator.parameters()]
+    (losses["adversarial"] + losses["feature"]).backward()
+    assert output.grad.norm() > 0
+    assert all(torch.equal(p.grad, q) for p, q in zip(discriminator.parameters(), before, strict=True))
+    # They are taken from the discriminator as its update left it.
+    found = torch.stack([scale.logits.mean() for scale in discriminator(output)]).mean()
+    torch.testing.assert_close(-found, losses["adversarial"])
+
+
+def test_weighted_losses_are_summed_where_nothing_balances_them() -> None:
+    run, output, losses = judged(ADVERSARY | {"si_sdr_weight": 0.0, "feature_weight": 3.0})
+    expected = losses["l1"] + losses["mel"] + 4 * losses["adversarial"] + 3 * losses["feature"]
+    torch.testing.assert_close(train_codec.combined(losses, output, run), expected)
+
+
+def test_the_balancer_holds_the_losses_of_the_output_alone_and_raises_si_sdr() -> None:
+    run, *_ = judged(BALANCED | {"l1_weight": 0.5})
+    shares = {"l1": 0.5, "mel": 1.0, "si_sdr": 0.1, "adversarial": 4.0, "feature": 4.0}
+    assert run.modules["balancer"].weights == shares
+    run, output, losses = judged({"balancer": True, "l1_weight": 0.0, "mel_weight": 0.0})
+    (upwards,) = torch.autograd.grad(losses["si_sdr"], output, retain_graph=True)
+    train_codec.combined(losses, output, run).backward()
+    torch.testing.assert_close(output.grad.flatten() @ upwards.flatten(), -output.grad.norm() * upwards.norm())
+    assert float(output.grad.norm(dim=1).mean()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("saved", "needed"), [({}, BALANCED), (BALANCED, {}), ({}, {"balancer": True})])
+def test_a_state_with_other_parts_is_named(saved: dict[str, Any], needed: dict[str, Any]) -> None:
+    new(small.settings(saved)).save(Path("trunk"))
+    with pytest.raises(ValueError, match=r"trunk holds \['average'.*\], this run needs \['average'.*\]: train it anew"):
+        new(small.settings(needed)).load(Path("trunk"))
 
 
 @pytest.mark.parametrize("stream", ["quantized", "input", "residual"])
@@ -303,9 +409,9 @@ def test_what_is_measured_of_held_out_clips() -> None:
     assert history[-1]["validation_log_mel"] < history[0]["validation_log_mel"]
 
 
-@pytest.mark.parametrize("weight", [0.0, 1e38])
-def test_a_run_that_diverges_says_what_to_lower(weight: float) -> None:
-    settings = small.settings({"learning_rate": 1e-3 if weight else 1e38, "steps": 40}, start=4)
+@pytest.mark.parametrize(("weight", "training"), [(0.0, {}), (1e38, {}), (0.0, BALANCED)])
+def test_a_run_that_diverges_says_what_to_lower(weight: float, training: dict[str, Any]) -> None:
+    settings = small.settings({"learning_rate": 1e-3 if weight else 1e38, "steps": 40} | training, start=4)
     independence = params.Independence(weight=weight, delay=False, stream="quantized", estimator="closed_form")
     with pytest.raises((job.JobError, ValueError), match=r"diverged"):
         trained(new(settings), independence, 40)
@@ -416,6 +522,25 @@ def test_a_killed_branch_starts_again_from_its_own_checkpoint(study: Command, mo
     study("branch", "mmd", *BRANCH, **settings)
     for name in ("model.safetensors", "history.csv"):
         assert Path("mmd", name).read_bytes() == Path("straight", name).read_bytes()
+
+
+def test_a_study_with_the_adversary_and_the_balancer(study: Command) -> None:
+    codec = small.CODEC | {"training": small.TRAINING | BALANCED}
+    loss = {"weight": 1.0, "delay": False, "stream": "quantized"}
+    study("trunk", codec=codec)
+    study("branch", "mmd", *BRANCH, codec=codec, independence=loss)
+    history = pd.read_csv("mmd/history.csv")
+    assert history["step"].tolist() == [7, 8, 9, 10, 11, 12]
+    assert np.isfinite(history[["adversarial", "feature", "discriminator", "validation_log_mel"]].to_numpy()).all()
+    # What is saved to be used is the codec alone.
+    assert load_file("mmd/model.safetensors").keys() == new().codec.state_dict().keys()
+
+
+def test_segments_shorter_than_a_window_of_the_discriminator_are_named(study: Command) -> None:
+    discriminator = small.TRAINING["discriminator"] | {"windows": [1024]}
+    codec = small.CODEC | {"training": small.TRAINING | BALANCED | {"discriminator": discriminator}}
+    with pytest.raises(ValueError, match=r"waveforms of 512 samples are shorter than .* \(1024 samples\)"):
+        study("trunk", codec=codec)
 
 
 def test_a_branch_reads_its_loss_from_the_study_by_name(study: Command) -> None:
