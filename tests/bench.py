@@ -18,7 +18,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).parent.parent
 PAPER = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
@@ -86,7 +85,7 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
     import yaml
 
     from pipeline import codec as codecs
-    from pipeline import params, seanet
+    from pipeline import encodec, params, seanet
     from pipeline.spectral import mel_loss, soft_si_sdr
 
     torch.set_num_threads(threads)
@@ -96,8 +95,10 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
     training = settings.training
     samples = round(training.segment_seconds * rate)
     waveform = 0.1 * torch.randn(training.batch_size, samples)
-    # transformers cannot do without recurrent layers.
-    codec = codecs.Codec(codecs.configuration(settings.model_copy(update={"lstm_layers": 1}), rate))
+    # transformers cannot do without recurrent layers, nor with a norm of the latent.
+    codec = codecs.Codec(
+        codecs.configuration(settings.model_copy(update={"lstm_layers": 1, "latent_norm": False}), rate)
+    )
     if side == "ours":
         seanet.scale_to_data(codec.encoder, waveform[:, None], 1.0)
         codec.quantizer.codebooks.normal_()
@@ -115,7 +116,7 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
             optimizer.step()
             codec.quantizer.update(latent.detach(), decay=0.99, dead_share=0.2, generator=torch.Generator())
     else:
-        model = _transformers_twin(codec)
+        model = encodec.to_transformers(codec).train()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, betas=training.betas)
         mels = [
             torchaudio.transforms.MelSpectrogram(
@@ -206,34 +207,6 @@ def _one_loss(side: str, rows: int, threads: int) -> dict[str, float]:
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "mebibytes": (peak - before) / 1024, "estimate": value.item()}
-
-
-def _transformers_twin(codec: Any) -> Any:
-    """transformers' network of the same sizes, weights drawn anew."""
-    from transformers import EncodecConfig, EncodecModel
-
-    shape = codec.configuration["seanet"]
-    return EncodecModel(
-        EncodecConfig(
-            sampling_rate=codec.sample_rate,
-            audio_channels=1,
-            normalize=False,
-            hidden_size=shape["dimension"],
-            codebook_dim=shape["dimension"],
-            num_filters=shape["filters"],
-            num_residual_layers=shape["residual_layers"],
-            upsampling_ratios=shape["ratios"],
-            kernel_size=shape["kernel_size"],
-            last_kernel_size=shape["last_kernel_size"],
-            residual_kernel_size=shape["residual_kernel_size"],
-            dilation_growth_rate=shape["dilation_base"],
-            num_lstm_layers=shape["lstm_layers"],
-            use_causal_conv=False,
-            use_conv_shortcut=False,
-            codebook_size=codec.configuration["codebook_size"],
-            target_bandwidths=[codec.frame_rate * codec.configuration["codebooks"] * 8 / 1000],
-        )
-    )
 
 
 if __name__ == "__main__":
