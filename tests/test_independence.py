@@ -282,7 +282,7 @@ def test_the_median_unit_multiplies_the_median_distance() -> None:
 
 def test_the_released_code_divides_by_clips() -> None:
     """Independent streams of 64 clips and 50 frames read 12 (N - B) / (B (B - 1)) = 8.57 under a delay of K = 4."""
-    streams = torch.randn(64, 4, 64, 50, generator=seeded())
+    streams = torch.randn(64, 4, 128, 50, generator=seeded())
     released = mmd(
         streams, delay=True, estimator="permutation", bandwidths=PAPER, compat="audiocraft", generator=seeded()
     )

@@ -526,7 +526,7 @@ def test_a_killed_branch_starts_again_from_its_own_checkpoint(study: Command, mo
 
 def test_a_study_with_the_adversary_and_the_balancer(study: Command) -> None:
     codec = small.CODEC | {"training": small.TRAINING | BALANCED}
-    loss = {"weight": 1.0, "delay": False, "stream": "quantized"}
+    loss = {"weight": 1.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}
     study("trunk", codec=codec)
     study("branch", "mmd", *BRANCH, codec=codec, independence=loss)
     history = pd.read_csv("mmd/history.csv")
