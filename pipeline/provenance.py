@@ -43,10 +43,15 @@ def file_digest(path: Path | str) -> str:
 
 
 def commit() -> str:
-    """The repository's commit, `-dirty` after it where the tree differs, or `unknown` outside git."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    return answer.stdout.strip() if answer.returncode == 0 else "unknown"
+    """The repository's commit, `-dirty` after it where more than results differs, or `unknown` outside git."""
+    git = ("git", "-C", str(ROOT))
+    answer = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        return "unknown"
+    # The tables and figures in git are what a study writes: they say nothing of what it was made with.
+    sources = [":(top)", ":(top,exclude)results", ":(top,exclude)figures", ":(top,exclude)dvc.lock"]
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *sources], check=False).returncode != 0
+    return answer.stdout.strip() + "-dirty" * changed
 
 
 @functools.cache

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,22 @@ def test_a_record_is_json_and_complete() -> None:
 
 def test_outside_git_the_commit_is_unknown(package: Path) -> None:
     assert provenance.commit() == "unknown"
+
+
+def test_a_commit_is_dirty_where_sources_differ_and_not_results(package: Path) -> None:
+    def git(*words: str) -> None:
+        identity = ("-c", "user.name=A", "-c", "user.email=a@b")
+        subprocess.run(["git", *identity, *words], cwd=provenance.ROOT, check=True, capture_output=True)
+
+    (provenance.ROOT / "results").mkdir()
+    (provenance.ROOT / "results" / "table.csv").write_text("1")
+    git("init", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "All")
+    clean = provenance.commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (provenance.ROOT / "results" / "table.csv").write_text("2")
+    assert provenance.commit() == clean
+    module = next(package.rglob("*.py"))
+    module.write_text(module.read_text() + "\n")
+    assert provenance.commit() == f"{clean}-dirty"
