@@ -70,7 +70,7 @@ def mmd(
         bandwidths: variances a of the Gaussians, in `unit`.
         unit: `variance`, the paper's, or `median`: of the squared distance between joint rows, without gradient.
         denominator: what N counts in L's three factors, `rows` or, as in the released code, `clips`.
-        compat: `audiocraft` for the released code; it sets the estimator and the denominator.
+        compat: `audiocraft` for the released code; it goes with `permutation` and sets the denominator.
         generator: draws the permutations.
         tile: rows of a tile's sides; the default suits the device. It changes nothing but the order of sums.
 
@@ -181,7 +181,7 @@ class _KernelSum(torch.autograd.Function):
             for number, kernel in _gaussians(distances, bandwidths):
                 total += twice * kernel.sum()
                 if wanted:
-                    slope.add_(kernel, alpha=-twice / bandwidths[number])  # twice the slope over distance
+                    slope.add_(kernel, alpha=-twice / bandwidths[number])  # 2 d/d distance
             if wanted:
                 _add_gradient(left[i], right[j], slope, u[i], other[j])
         if wanted:

@@ -8,7 +8,6 @@ run once, saved whole, and continued once for every codec. Seeds, batches and bu
         --name mmd --out results/codec/mmd-seed0
 """
 
-import functools
 import math
 import shutil
 import time
@@ -50,7 +49,7 @@ class Run:
         self.codec = codecs.Codec(codecs.configuration(settings, sample_rate)).to(device)
         self.average = codecs.Codec(self.codec.configuration).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.codec.state_dict())
-        adam = functools.partial(torch.optim.Adam, lr=training.learning_rate, betas=training.betas, fused=True)
+        adam = partial(torch.optim.Adam, lr=training.learning_rate, betas=training.betas, fused=True)
         self.optimizer = adam(self.codec.parameters())
         self.modules: dict[str, nn.Module] = {"codec": self.codec, "average": self.average}
         self.optimizers = {"optimizer": self.optimizer}

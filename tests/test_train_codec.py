@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,9 @@ def as_csv(history: list[dict[str, float]]) -> str:
     return str(pd.DataFrame(history).to_csv(index=False))
 
 
-def killed_at(
-    step: int, monkeypatch: pytest.MonkeyPatch, settings: params.Codec, independence: params.Independence
-) -> None:
-    """Trains until `step`, with a checkpoint after every step, and is gone."""
+@contextmanager
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Training inside ends within the step after `step`, with a checkpoint after every one before."""
     average = train_codec.average
 
     def kill(run: Run, decay: float) -> None:
@@ -79,7 +79,7 @@ def killed_at(
         patch.setattr(train_codec, "CHECKPOINT_SECONDS", -1.0)
         patch.setattr(train_codec, "average", kill)
         with pytest.raises(KeyboardInterrupt):
-            trained(new(settings), independence)
+            yield
 
 
 @pytest.mark.parametrize(("independence", "training"), [(OFF, {}), (ON, {}), (ON, BALANCED)])
@@ -125,7 +125,8 @@ def test_a_killed_run_continues_bit_by_bit(
     straight = new(settings)
     history = trained(straight, ON)
     assert not CHECKPOINT.exists()
-    killed_at(step, monkeypatch, settings, ON)
+    with killed_at(step, monkeypatch):
+        trained(new(settings), ON)
     continued = new(settings, seed=5)  # whose own weights must not matter
     continued.seed = 0
     assert as_csv(trained(continued, ON)) == as_csv(history)
@@ -505,18 +506,8 @@ def test_a_killed_branch_starts_again_from_its_own_checkpoint(study: Command, mo
     settings = {"independence": {"weight": 0.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}}
     study("trunk")
     study("branch", "straight", *BRANCH, **settings)
-    average = train_codec.average
-
-    def kill(run: Run, decay: float) -> None:
-        if run.step == 9:
-            raise KeyboardInterrupt
-        average(run, decay)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train_codec, "CHECKPOINT_SECONDS", -1.0)
-        patch.setattr(train_codec, "average", kill)
-        with pytest.raises(KeyboardInterrupt):
-            study("branch", "mmd", *BRANCH, **settings)
+    with killed_at(9, monkeypatch):
+        study("branch", "mmd", *BRANCH, **settings)
     assert list(Path("checkpoints/codec/mmd").glob("*/state.safetensors"))
     assert not Path("mmd").exists()
     study("branch", "mmd", *BRANCH, **settings)
