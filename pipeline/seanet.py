@@ -7,13 +7,17 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.utils.parametrizations import weight_norm
 
 PadMode = Literal["reflect", "constant"]
 
 
 class Conv(nn.Module):
-    """Weight-normed convolution `[B, C, T]` -> `[B, C', ceil(T / stride)]` with reflected edges or zeros past them."""
+    """Weight-normed convolution `[B, C, T]` -> `[B, C', ceil(T / stride)]` with reflected edges or zeros past them.
+
+    With `elu`, of ELU(x): the activation is written where the padded input goes, which saves a pass over it each way.
+    """
 
     def __init__(
         self,
@@ -23,12 +27,13 @@ class Conv(nn.Module):
         *,
         stride: int = 1,
         dilation: int = 1,
+        elu: bool = False,
         causal: bool = False,
         pad_mode: PadMode = "reflect",
     ) -> None:
         super().__init__()
-        self.causal, self.pad_mode = causal, pad_mode
-        self.conv = weight_norm(nn.Conv1d(inputs, outputs, kernel_size, stride=stride, dilation=dilation))
+        self.elu, self.causal, self.pad_mode = elu, causal, pad_mode
+        self.conv = weight_norm(Conv1d(inputs, outputs, kernel_size, stride=stride, dilation=dilation))
 
     def forward(self, x: Tensor) -> Tensor:
         """Pads what the kernel overlaps, where causal at the left alone, and at the right what fills the last stride.
@@ -38,12 +43,24 @@ class Conv(nn.Module):
         (kernel,), (stride,), (dilation,) = self.conv.kernel_size, self.conv.stride, self.conv.dilation
         overlap = (kernel - 1) * dilation + 1 - stride
         right = 0 if self.causal else overlap // 2
+        left, right = overlap - right, right + -x.shape[-1] % stride
+        if self.elu and 0 < max(left, right) < x.shape[-1]:
+            return self.conv(_PaddedELU.apply(x, left, right, self.pad_mode))
         pad = _reflect if self.pad_mode == "reflect" else _zeros
-        return self.conv(pad(x, overlap - right, right + -x.shape[-1] % stride))
+        return self.conv(pad(F.elu(x) if self.elu else x, left, right))
+
+
+class Conv1d(nn.Conv1d):
+    """torch's convolution, but on a CPU with one output channel, where matrix products are several times as fast."""
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if x.device.type == "cpu" and self.out_channels == self.stride[0] == self.dilation[0] == 1:
+            return _OneChannel.apply(x, weight, bias)
+        return super()._conv_forward(x, weight, bias)
 
 
 class ConvTranspose(nn.Module):
-    """Weight-normed transposed convolution `[B, C, T]` -> `[B, C', T stride]`, kernel twice the stride."""
+    """Weight-normed transposed convolution of ELU(x), `[B, C, T]` -> `[B, C', T stride]`, kernel twice the stride."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, *, causal: bool = False) -> None:
         super().__init__()
@@ -54,7 +71,7 @@ class ConvTranspose(nn.Module):
         """Cuts the overlap from both ends, where causal from the right alone."""
         (stride,) = self.conv.stride
         left = 0 if self.causal else stride - stride // 2
-        return self.conv(x)[..., left : left + x.shape[-1] * stride]
+        return self.conv(F.elu(x))[..., left : left + x.shape[-1] * stride]
 
 
 class Residual(nn.Module):
@@ -62,12 +79,12 @@ class Residual(nn.Module):
 
     def __init__(self, channels: int, kernel_size: int, dilation: int, conv: Callable[..., Conv] = Conv) -> None:
         super().__init__()
-        self.narrow = conv(channels, channels // 2, kernel_size, dilation=dilation)
-        self.widen = conv(channels // 2, channels, 1)
+        self.narrow = conv(channels, channels // 2, kernel_size, dilation=dilation, elu=True)
+        self.widen = conv(channels // 2, channels, 1, elu=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, T]` -> `[B, C, T]`."""
-        return x + self.widen(F.elu(self.narrow(F.elu(x))))
+        return x + self.widen(self.narrow(x))
 
 
 class LSTM(nn.Module):
@@ -152,10 +169,11 @@ def encoder(shape: Shape) -> nn.Sequential:
     channels = shape.filters
     layers: list[nn.Module] = [shape.conv(1, channels, shape.kernel_size)]
     for ratio in reversed(shape.ratios):
-        layers += [*shape.residuals(channels), nn.ELU(), shape.conv(channels, 2 * channels, 2 * ratio, stride=ratio)]
+        layers += shape.residuals(channels)
+        layers += [shape.conv(channels, 2 * channels, 2 * ratio, stride=ratio, elu=True)]
         channels *= 2
-    layers += [*shape.recurrent(channels), nn.ELU(), shape.conv(channels, shape.dimension, shape.last_kernel_size)]
-    return nn.Sequential(*layers)
+    last = shape.conv(channels, shape.dimension, shape.last_kernel_size, elu=True)
+    return nn.Sequential(*layers, *shape.recurrent(channels), last)
 
 
 def decoder(shape: Shape) -> nn.Sequential:
@@ -163,9 +181,9 @@ def decoder(shape: Shape) -> nn.Sequential:
     channels = shape.filters * 2 ** len(shape.ratios)
     layers: list[nn.Module] = [shape.conv(shape.dimension, channels, shape.kernel_size), *shape.recurrent(channels)]
     for ratio in shape.ratios:
-        layers += [nn.ELU(), shape.conv_transpose(channels, channels // 2, ratio), *shape.residuals(channels // 2)]
+        layers += [shape.conv_transpose(channels, channels // 2, ratio), *shape.residuals(channels // 2)]
         channels //= 2
-    return nn.Sequential(*layers, nn.ELU(), shape.conv(channels, 1, shape.last_kernel_size))
+    return nn.Sequential(*layers, shape.conv(channels, 1, shape.last_kernel_size, elu=True))
 
 
 def _reflect(x: Tensor, left: int, right: int) -> Tensor:
@@ -181,3 +199,61 @@ def _reflect(x: Tensor, left: int, right: int) -> Tensor:
 
 def _zeros(x: Tensor, left: int, right: int) -> Tensor:
     return F.pad(x, (left, right))
+
+
+class _PaddedELU(torch.autograd.Function):
+    """ELU(x) with `left` and `right` frames past its ends, each fewer than it has."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, left: int, right: int, pad_mode: PadMode) -> Tensor:
+        end = left + x.shape[-1]
+        y = x.new_empty(*x.shape[:-1], end + right)
+        torch.ops.aten.elu.out(x, out=y[..., left:end])
+        if pad_mode == "reflect":
+            y[..., :left] = y[..., left + 1 : 2 * left + 1].flip(-1)
+            y[..., end:] = y[..., end - right - 1 : end - 1].flip(-1)
+        else:
+            y[..., :left], y[..., end:] = 0, 0
+        ctx.save_for_backward(y)
+        ctx.left, ctx.end, ctx.reflected = left, end, pad_mode == "reflect"
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        (y,) = ctx.saved_tensors
+        left, end = ctx.left, ctx.end
+        right = y.shape[-1] - end
+
+        def of(part: slice) -> Tensor:
+            return torch.ops.aten.elu_backward(gradient[..., part], 1, 1, 1, True, y[..., part])
+
+        total = of(slice(left, end))
+        if ctx.reflected:
+            total[..., 1 : left + 1] += of(slice(0, left)).flip(-1)
+            total[..., end - left - 1 - right : end - left - 1] += of(slice(end, None)).flip(-1)
+        return total, None, None, None
+
+
+class _OneChannel(torch.autograd.Function):
+    """Convolution `[B, C, T]` -> `[B, 1, T - kernel + 1]` as matrix products, one a tap and, backward, one of all taps."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        frames = x.shape[-1] - weight.shape[-1] + 1
+        y = bias[:, None]
+        for k, tap in enumerate(weight.unbind(-1)):
+            y = torch.baddbmm(y, tap.expand(len(x), -1, -1), x[..., k : k + frames])
+        ctx.save_for_backward(x, weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        taps, frames = weight.shape[-1], gradient.shape[-1]
+        moved = x.new_zeros(len(x), taps, x.shape[-1])  # the output's gradient, where each tap read its input
+        for k in range(taps):
+            moved[:, k, k : k + frames] = gradient[:, 0]
+        of_weight = torch.bmm(moved, x.transpose(1, 2)).sum(0).T[None]
+        return torch.bmm(weight.expand(len(x), -1, -1), moved), of_weight, gradient.sum((0, 2))

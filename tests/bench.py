@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -91,6 +92,7 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    warnings.filterwarnings("ignore", message="At least one mel filterbank")  # of the rival's
     whole = params.checked(params.Params, yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
     settings, rate = whole.codec, whole.corpus.sample_rate
     training = settings.training

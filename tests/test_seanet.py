@@ -82,6 +82,24 @@ def test_a_convolution_fills_its_edges_with_zeros(causal: bool, left: int, right
     torch.testing.assert_close(layer(x), expected)
 
 
+@pytest.mark.parametrize("pad_mode", ["reflect", "constant"])
+@pytest.mark.parametrize(("left", "right"), [(3, 2), (0, 4), (6, 6), (1, 0)])
+def test_the_activation_written_into_its_padding_is_the_activation_padded(pad_mode: str, left: int, right: int) -> None:
+    x = noise(2, 3, 7).double().requires_grad_()
+    padded = seanet._PaddedELU.apply(x, left, right, pad_mode)
+    torch.testing.assert_close(padded, F.pad(F.elu(x), (left, right), mode=pad_mode))
+    torch.autograd.gradcheck(lambda x: seanet._PaddedELU.apply(x, left, right, pad_mode), x)
+
+
+def test_one_output_channel_by_matrix_products_is_the_convolution() -> None:
+    layer = seanet.Conv1d(3, 1, 5).double()
+    x = noise(2, 3, 9).double().requires_grad_()
+    torch.testing.assert_close(layer(x), F.conv1d(x, layer.weight, layer.bias))
+    torch.autograd.gradcheck(seanet._OneChannel.apply, (x, layer.weight, layer.bias))
+    wide = seanet.Conv1d(3, 1, 5, stride=2).double()
+    torch.testing.assert_close(wide(x), F.conv1d(x, wide.weight, wide.bias, stride=2))
+
+
 @pytest.mark.parametrize(("causal", "reached"), [(False, slice(6, 14)), (True, slice(8, 16))])
 def test_a_transposed_convolution_spreads_each_frame_over_two_strides(causal: bool, reached: slice) -> None:
     """With a kernel of ones: half a stride beyond its own to either side, or where causal a whole one to the right."""
