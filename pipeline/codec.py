@@ -72,14 +72,14 @@ class Codec(nn.Module):
         return self.synthesise(self.quantizer.decode(codes))
 
 
-def configuration(params: CodecParams, sample_rate: int) -> dict:
+def configuration(params: CodecParams, sample_rate: int, quantizer: str) -> dict:
     """What of the parameters the network is built from, as JSON-ready values."""
     sizes = ("filters", "ratios", "dimension", "residual_layers", "kernel_size", "residual_kernel_size")
     sizes += ("last_kernel_size", "dilation_base", "lstm_layers", "causal", "pad_mode")
     values = params.model_dump(mode="json")
     return {
         "sample_rate": sample_rate,
-        "quantizer": params.quantizer,
+        "quantizer": quantizer,
         "codebooks": params.codebooks,
         "codebook_size": params.codebook_size,
         "latent_norm": params.latent_norm,

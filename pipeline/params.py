@@ -31,7 +31,7 @@ class _Section(BaseModel):
 
 
 class Independence(_Section):
-    """The loss as one codec of the study uses it; `weight` 0 leaves it out."""
+    """The loss as one codec uses it; `weight` 0 leaves it out."""
 
     weight: NonNegative
     delay: bool  # shift stream k by k frames, as the delay-pattern LM predicts them
@@ -39,18 +39,25 @@ class Independence(_Section):
     estimator: Literal["closed_form", "permutation", "audiocraft"]  # the last is the paper's released code as it is
 
 
-class LanguageModels(_Section):
-    """Which codecs, trained with which seeds, get a language model of one codebook pattern."""
+class StudyCodec(_Section):
+    """A codec of the study: what sets it apart, and the seeds with which it is trained."""
 
-    codecs: Annotated[list[Name], Field(min_length=1)]
+    quantizer: Literal["residual", "grouped"]
+    loss: Independence
+    seeds: Seeds
+
+
+class LanguageModels(_Section):
+    """Which codecs, trained with which seeds, get a language model of one codebook pattern; none, if none is named."""
+
+    codecs: list[Name]
     seeds: Seeds
 
 
 class Study(_Section):
     """What is compared with what."""
 
-    codecs: Annotated[dict[Name, Independence], Field(min_length=1)]
-    seeds: Seeds
+    codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
     language_models: Annotated[dict[Literal["delay", "flatten"], LanguageModels], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -58,8 +65,12 @@ class Study(_Section):
         for pattern, models in self.language_models.items():
             if unknown := set(models.codecs) - set(self.codecs):
                 raise ValueError(f"study.language_models.{pattern}.codecs names {sorted(unknown)}, not in study.codecs")
-            if unknown := set(models.seeds) - set(self.seeds):
-                raise ValueError(f"study.language_models.{pattern}.seeds names {sorted(unknown)}, not in study.seeds")
+            for codec in models.codecs:
+                if unknown := set(models.seeds) - set(self.codecs[codec].seeds):
+                    raise ValueError(
+                        f"study.language_models.{pattern}.seeds names {sorted(unknown)}, "
+                        f"not in study.codecs.{codec}.seeds"
+                    )
         return self
 
 
@@ -169,6 +180,7 @@ class IndependenceTraining(_Section):
     checkpointed: bool  # encode each batch of a macro-batch once more in the backward pass: memory of one, a pass more
     unit: Literal["variance", "median"]  # of the bandwidths: 1, or the rows' median squared distance
     bandwidths: Annotated[list[Positive], Field(min_length=1)]
+    snapshots: Natural  # of the codec, at the end and halfway from `start` to the one after, on which MMD is held to MI
 
 
 class Codec(_Section):
@@ -186,7 +198,6 @@ class Codec(_Section):
     causal: bool  # convolutions see no later frame
     pad_mode: Literal["reflect", "constant"]  # what convolutions see past a clip's ends
     latent_norm: bool  # scale each frame of the latent to mean square 1
-    quantizer: Literal["residual", "grouped"]
     codebooks: Count
     codebook_size: Count
     codebook_decay: Fraction
@@ -194,15 +205,6 @@ class Codec(_Section):
     dead_code_threshold: NonNegative
     training: CodecTraining
     independence: IndependenceTraining
-
-    @model_validator(mode="after")
-    def _groups_divide_the_latent(self) -> Self:
-        if self.quantizer == "grouped" and self.dimension % self.codebooks:
-            raise ValueError(
-                f"codec.dimension ({self.dimension}) must be a multiple of codec.codebooks ({self.codebooks}) "
-                "where codec.quantizer is grouped"
-            )
-        return self
 
     @model_validator(mode="after")
     def _trunk_is_inside_the_run(self) -> Self:
@@ -296,6 +298,16 @@ class Params(_Section):
     report: Report
     runtime: Runtime
 
+    @model_validator(mode="after")
+    def _groups_divide_the_latent(self) -> Self:
+        grouped = [name for name, codec in self.study.codecs.items() if codec.quantizer == "grouped"]
+        if grouped and self.codec.dimension % self.codec.codebooks:
+            raise ValueError(
+                f"codec.dimension ({self.codec.dimension}) must be a multiple of codec.codebooks "
+                f"({self.codec.codebooks}) where study.codecs.{grouped[0]}.quantizer is grouped"
+            )
+        return self
+
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -315,11 +327,19 @@ def checked(model: type[S], data: Any, origin: str) -> S:
 
 def section(argument: str, name: str, model: type[S]) -> S:
     """Section `name` of parameters given as a YAML or JSON file's path, or as JSON text, as a job receives them."""
-    text = argument if argument.lstrip().startswith("{") else Path(argument).read_text()
-    data = yaml.safe_load(text)
-    if not isinstance(data, dict) or name not in data:
+    if not holds(argument, name):
         raise ParamsError(f"--params lacks the section '{name}': give params.yaml or JSON with that key")
-    return checked(model, data[name], f"--params, {name}")
+    return checked(model, _read(argument)[name], f"--params, {name}")
+
+
+def holds(argument: str, name: str) -> bool:
+    """Whether parameters given as `section` takes them have section `name`."""
+    data = _read(argument)
+    return isinstance(data, dict) and name in data
+
+
+def _read(argument: str) -> Any:
+    return yaml.safe_load(argument if argument.lstrip().startswith("{") else Path(argument).read_text())
 
 
 def load(path: Path) -> Params:

@@ -236,7 +236,7 @@ class _PaddedELU(torch.autograd.Function):
 
 
 class _OneChannel(torch.autograd.Function):
-    """Convolution `[B, C, T]` -> `[B, 1, T - kernel + 1]` as matrix products, one a tap and, backward, one of all taps."""
+    """Convolution `[B, C, T]` -> `[B, 1, T - kernel + 1]` in matrix products: one a tap, and backward one for all."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

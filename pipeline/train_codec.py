@@ -1,11 +1,12 @@
-"""Trains the codec: a trunk that every codec of a seed shares, then a branch for each independence loss.
+"""Trains the codec: a trunk that every codec of a quantizer and seed shares, then a branch for each independence loss.
 
-Until `codec.independence.start` the loss is off, so the codecs of a seed are one and the same run up to there: it is
+Until `codec.independence.start` the loss is off, so those codecs are one and the same run up to there: it is
 run once, saved whole, and continued once for every codec. Seeds, batches and budget of all branches are the same.
 
-    python -m pipeline.train_codec trunk --seed 0 --corpus results/corpus --out results/codec/trunk-seed0
-    python -m pipeline.train_codec branch --seed 0 --corpus results/corpus --trunk results/codec/trunk-seed0 \
-        --name mmd --out results/codec/mmd-seed0
+    python -m pipeline.train_codec trunk --quantizer residual --seed 0 --corpus results/corpus \
+        --out results/codec/trunk-residual-seed0
+    python -m pipeline.train_codec branch --quantizer residual --seed 0 --corpus results/corpus \
+        --trunk results/codec/trunk-residual-seed0 --name mmd --out results/codec/mmd-seed0
 """
 
 import math
@@ -28,7 +29,7 @@ from pipeline.balancer import Balancer
 from pipeline.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_loss
 from pipeline.files import atomic, read_array, write_json
 from pipeline.independence import mmd
-from pipeline.quantizer import Quantized, streams
+from pipeline.quantizer import QUANTIZERS, Quantized, streams
 from pipeline.spectral import log_mel_distance, mel_loss, si_sdr, soft_si_sdr
 
 CHECKPOINT_SECONDS = 60.0
@@ -41,12 +42,14 @@ VALIDATION_ROWS = 1500  # of the closed form, which walks all pairs
 class Run:
     """Everything a run needs to continue bit by bit: networks, optimizers, moving averages, step."""
 
-    def __init__(self, settings: params.Codec, sample_rate: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, settings: params.Codec, sample_rate: int, quantizer: str, seed: int, device: torch.device
+    ) -> None:
         """A run at step 0, its weights drawn from `seed`."""
         torch.manual_seed(seed)
         training = settings.training
         self.settings, self.seed, self.step = settings, seed, 0
-        self.codec = codecs.Codec(codecs.configuration(settings, sample_rate)).to(device)
+        self.codec = codecs.Codec(codecs.configuration(settings, sample_rate, quantizer)).to(device)
         self.average = codecs.Codec(self.codec.configuration).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.codec.state_dict())
         adam = partial(torch.optim.Adam, lr=training.learning_rate, betas=training.betas, fused=True)
@@ -170,10 +173,18 @@ def train(
             if run.step % max(training.steps // VALIDATIONS, 1) == 0 or run.step == until:
                 history.append({"step": run.step, **measured, **validate(run, validation, quantize)})
             progress.update(run.step, **measured)
+            if quantize and run.step in snapshot_steps(settings):
+                save_snapshot(run.average, checkpoint, run.step)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 save_checkpoint(run, history, checkpoint)
                 saved = time.monotonic()
     return history
+
+
+def snapshot_steps(settings: params.Codec) -> list[int]:
+    """Steps after which a codec's weights are kept: the last, half-way to it from the loss' start, half-way to that."""
+    first, last = settings.independence.start, settings.training.steps
+    return sorted({first + (last - first) // 2**halved for halved in range(settings.independence.snapshots)} - {first})
 
 
 def schedule(step: int, warmup: int, steps: int) -> float:
@@ -323,6 +334,12 @@ def save_checkpoint(run: Run, history: list[dict[str, float]], folder: Path) -> 
     run.save(folder)
 
 
+def save_snapshot(codec: codecs.Codec, folder: Path, step: int) -> None:
+    """Keeps the codec's weights as they are after `step`, beside the checkpoint."""
+    with atomic(folder / f"{step}.safetensors") as temporary:
+        save_file({name: value.contiguous() for name, value in codec.state_dict().items()}, temporary)
+
+
 def resume(run: Run, folder: Path) -> list[dict[str, float]]:
     """Continues `run` from its checkpoint, if a killed job left one."""
     if not (folder / "state.safetensors").exists():
@@ -354,6 +371,7 @@ def main() -> None:
     """Trains a trunk, or a branch of one."""
     parser = job.parser("Train the codec: the trunk of a seed, or one codec's branch of it.")
     parser.add_argument("part", choices=["trunk", "branch"])
+    parser.add_argument("--quantizer", choices=list(QUANTIZERS), required=True)
     parser.add_argument("--name", help="codec of study.codecs, for a branch")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--corpus", type=Path, required=True)
@@ -384,10 +402,11 @@ def main() -> None:
         raise ValueError("a branch needs --trunk, the folder of its trunk, and --name, its key in study.codecs")
     none = params.Independence(weight=0, delay=False, stream="quantized", estimator="closed_form")
     independence = none if trunk else _independence(arguments.params, arguments.name)
-    run = Run(settings, corpus.sample_rate, arguments.seed, device)
+    run = Run(settings, corpus.sample_rate, arguments.quantizer, arguments.seed, device)
     description = {
         "part": arguments.part,
         "codec": settings.model_dump(mode="json"),
+        "quantizer": arguments.quantizer,
         "independence": independence.model_dump(mode="json"),
         "inputs": [
             provenance.file_digest(arguments.corpus / "manifest.parquet"),
@@ -414,19 +433,23 @@ def main() -> None:
         run.save(arguments.out)
         write_json(arguments.out / "state.json", origin)
     else:
+        snapshots = {step: load_file(checkpoint / f"{step}.safetensors") for step in snapshot_steps(settings)}
+        with atomic(arguments.out / "snapshots.safetensors") as temporary:
+            save_file(
+                {f"{step}.{name}": value for step, kept in snapshots.items() for name, value in kept.items()}, temporary
+            )
         codecs.save(run.average, arguments.out, origin)
     shutil.rmtree(checkpoint.parent, ignore_errors=True)
 
 
 def _independence(argument: str, name: str) -> params.Independence:
-    """What `--params` says of codec `name`: a rule hands over its own setting alone, params.yaml has that of all."""
-    try:
-        return params.section(argument, "independence", params.Independence)
-    except params.ParamsError:
-        study = params.section(argument, "study", params.Study)
+    """What `--params` says of codec `name`: a rule hands over its own loss alone, params.yaml has that of all."""
+    if params.holds(argument, "loss"):
+        return params.section(argument, "loss", params.Independence)
+    study = params.section(argument, "study", params.Study)
     if name not in study.codecs:
         raise params.ParamsError(f"--name {name}: study.codecs has {sorted(study.codecs)}")
-    return study.codecs[name]
+    return study.codecs[name].loss
 
 
 if __name__ == "__main__":

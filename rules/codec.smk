@@ -1,4 +1,4 @@
-"""Codec: one trunk a seed, from which every codec of the study branches, and how well each reconstructs."""
+"""Codec: one trunk a quantizer and seed, from which the study's codecs branch, and how well each reconstructs."""
 
 
 rule trunk:
@@ -6,13 +6,13 @@ rule trunk:
         rules.clips.output.audio,
         rules.captions.output.manifest,
     output:
-        state="results/codec/trunk-seed{seed}/state.safetensors",
-        description="results/codec/trunk-seed{seed}/state.json",
-        history="results/codec/trunk-seed{seed}/history.csv",
+        state="results/codec/trunk-{quantizer}-seed{seed}/state.safetensors",
+        description="results/codec/trunk-{quantizer}-seed{seed}/state.json",
+        history="results/codec/trunk-{quantizer}-seed{seed}/history.csv",
     log:
-        "logs/codec/trunk-seed{seed}.log",
+        "logs/codec/trunk-{quantizer}-seed{seed}.log",
     benchmark:
-        "benchmarks/codec/trunk-seed{seed}.tsv"
+        "benchmarks/codec/trunk-{quantizer}-seed{seed}.tsv"
     # The longest chain of jobs begins here: left to the end, it would keep one core busy alone. Priorities fall along it.
     priority: 100
     conda:
@@ -26,20 +26,28 @@ rule trunk:
         code=code("pipeline.train_codec"),
     shell:
         "python -m pipeline.train_codec trunk --params {params.settings:q} --device $DEVICE"
-        " --threads {threads} --seed {wildcards.seed} --corpus results/corpus"
-        " --out results/codec/trunk-seed{wildcards.seed} > {log} 2>&1"
+        " --threads {threads} --quantizer {wildcards.quantizer} --seed {wildcards.seed} --corpus results/corpus"
+        " --out results/codec/trunk-{wildcards.quantizer}-seed{wildcards.seed} > {log} 2>&1"
+
+
+def trunk_of(run) -> dict[str, str]:
+    """Names of the trunk that a codec of a seed branches from."""
+    return {"quantizer": CODECS[run["codec"]]["quantizer"], "seed": run["seed"]}
 
 
 rule codec_branch:
     input:
         rules.clips.output.audio,
         rules.captions.output.manifest,
-        rules.trunk.output.state,
-        rules.trunk.output.description,
+        trunk=lambda wildcards: expand(
+            [rules.trunk.output.state, rules.trunk.output.description],
+            **trunk_of(wildcards),
+        ),
     output:
         model="results/codec/{codec}-seed{seed}/model.safetensors",
         description="results/codec/{codec}-seed{seed}/model.json",
         history="results/codec/{codec}-seed{seed}/history.csv",
+        snapshots="results/codec/{codec}-seed{seed}/snapshots.safetensors",
     log:
         "logs/codec/{codec}-seed{seed}.log",
     benchmark:
@@ -52,12 +60,13 @@ rule codec_branch:
         mem_mb=3000,
         runtime=120,
     params:
-        settings=settings("codec", "corpus", independence="study.codecs.{codec}"),
+        settings=settings("codec", "corpus", loss="study.codecs.{codec}.loss"),
         code=code("pipeline.train_codec"),
+        quantizer=lambda wildcards: trunk_of(wildcards)["quantizer"],
     shell:
         "python -m pipeline.train_codec branch --params {params.settings:q} --device $DEVICE"
-        " --threads {threads} --name {wildcards.codec} --seed {wildcards.seed} --corpus results/corpus"
-        " --trunk results/codec/trunk-seed{wildcards.seed}"
+        " --threads {threads} --quantizer {params.quantizer} --name {wildcards.codec} --seed {wildcards.seed}"
+        " --corpus results/corpus --trunk results/codec/trunk-{params.quantizer}-seed{wildcards.seed}"
         " --out results/codec/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
 
 
@@ -89,8 +98,7 @@ rule reconstruction:
 
 rule codec:
     input:
-        expand(
-            rules.codec_branch.output + rules.reconstruction.output,
-            codec=CODECS,
-            seed=SEEDS,
-        ),
+        [
+            expand(rules.codec_branch.output + rules.reconstruction.output, **run)
+            for run in RUNS
+        ],

@@ -48,28 +48,35 @@ shell.prefix(
     )
 )
 
-CODECS = list(config["study"]["codecs"])
-SEEDS = config["study"]["seeds"]
+CODECS = config["study"]["codecs"]
+RUNS = [
+    {"codec": name, "seed": seed}
+    for name, codec in CODECS.items()
+    for seed in codec["seeds"]
+]
 MODELS = [
     {"pattern": pattern, "codec": codec, "seed": seed}
     for pattern, models in config["study"]["language_models"].items()
     for codec in models["codecs"]
     for seed in models["seeds"]
 ]
-# What is scored: real music against itself and against other real music, the codecs as upper bound, the models.
+# Runs whose music is heard, and what is scored of it: real music against itself and against other real music, the
+# codecs as upper bound, the models. A study without models scores nothing.
+HEARD = [run for run in RUNS if any(run.items() <= model.items() for model in MODELS)]
 SYSTEMS = [
-    "reference",
-    "floor",
-    *(f"reconstruction/{codec}-seed{seed}" for codec in CODECS for seed in SEEDS),
+    *(["reference", "floor"] if MODELS else []),
+    *("reconstruction/{codec}-seed{seed}".format(**run) for run in HEARD),
     *("generation/{pattern}/{codec}-seed{seed}".format(**model) for model in MODELS),
 ]
 
 
 wildcard_constraints:
     codec="|".join(map(re.escape, CODECS)),
+    quantizer="residual|grouped",
     seed=r"\d+",
-    pattern="|".join(config["study"]["language_models"]),
-    system="|".join(map(re.escape, SYSTEMS)),
+    split="train|validation|test",
+    pattern="|".join(config["study"]["language_models"]) or "none",
+    system="|".join(map(re.escape, SYSTEMS)) or "none",
 
 
 def audio_of(wildcards) -> str:

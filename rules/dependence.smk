@@ -3,7 +3,7 @@
 
 rule measure_dependence:
     input:
-        rules.tokenize.output.test,
+        "results/tokens/{codec}-seed{seed}/test.npy",
         manifest=rules.captions.output.manifest,
     output:
         "results/dependence/{codec}-seed{seed}.json",
@@ -26,4 +26,4 @@ rule measure_dependence:
 
 rule dependence:
     input:
-        expand(rules.measure_dependence.output, codec=CODECS, seed=SEEDS),
+        [expand(rules.measure_dependence.output, **run) for run in RUNS],

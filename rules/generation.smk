@@ -38,7 +38,7 @@ rule decode:
     input:
         rules.codec_branch.output.model,
         rules.codec_branch.output.description,
-        tokens=rules.tokenize.output.test,
+        tokens="results/tokens/{codec}-seed{seed}/test.npy",
         manifest=rules.captions.output.manifest,
     output:
         audio="results/generation/reconstruction/{codec}-seed{seed}/audio.npy",
@@ -62,5 +62,5 @@ rule decode:
 
 rule generation:
     input:
-        expand(rules.decode.output, codec=CODECS, seed=SEEDS),
+        [expand(rules.decode.output, **run) for run in HEARD],
         [expand(rules.generate.output, **model) for model in MODELS],

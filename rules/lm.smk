@@ -24,7 +24,7 @@ rule encode_text:
 rule train_lm:
     input:
         rules.encode_text.output,
-        rules.tokenize.output,
+        expand(rules.tokenize.output, split=SPLITS, allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
         model="results/lm/{pattern}/{codec}-seed{seed}/model.safetensors",

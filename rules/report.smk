@@ -23,10 +23,10 @@ FIGURES = [
 
 rule tables:
     input:
-        expand(rules.trunk.output.history, seed=SEEDS),
-        expand(rules.codec_branch.output.history, codec=CODECS, seed=SEEDS),
-        expand(rules.reconstruction.output, codec=CODECS, seed=SEEDS),
-        expand(rules.measure_dependence.output, codec=CODECS, seed=SEEDS),
+        [expand(rules.trunk.output.history, **trunk_of(run)) for run in RUNS],
+        [expand(rules.codec_branch.output.history, **run) for run in RUNS],
+        [expand(rules.reconstruction.output, **run) for run in RUNS],
+        [expand(rules.measure_dependence.output, **run) for run in RUNS],
         [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
         [expand(rules.generate.output.timing, **model) for model in MODELS],
         expand(rules.score.output, system=SYSTEMS),

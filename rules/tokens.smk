@@ -1,4 +1,6 @@
-"""Tokens: every clip of every split as codes of every codec."""
+"""Tokens: every clip of a split as codes of a codec; the test split's of every codec, the others' where a model learns."""
+
+SPLITS = ["train", "validation", "test"]
 
 
 rule tokenize:
@@ -8,13 +10,11 @@ rule tokenize:
         rules.codec_branch.output.model,
         rules.codec_branch.output.description,
     output:
-        train="results/tokens/{codec}-seed{seed}/train.npy",
-        validation="results/tokens/{codec}-seed{seed}/validation.npy",
-        test="results/tokens/{codec}-seed{seed}/test.npy",
+        "results/tokens/{codec}-seed{seed}/{split}.npy",
     log:
-        "logs/tokens/{codec}-seed{seed}.log",
+        "logs/tokens/{codec}-seed{seed}.{split}.log",
     benchmark:
-        "benchmarks/tokens/{codec}-seed{seed}.tsv"
+        "benchmarks/tokens/{codec}-seed{seed}.{split}.tsv"
     priority: 75
     conda:
         environment
@@ -28,9 +28,10 @@ rule tokenize:
     shell:
         "python -m pipeline.tokens --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --codec results/codec/{wildcards.codec}-seed{wildcards.seed} --corpus results/corpus"
-        " --out results/tokens/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
+        " --split {wildcards.split} --out {output} > {log} 2>&1"
 
 
 rule tokens:
     input:
-        expand(rules.tokenize.output, codec=CODECS, seed=SEEDS),
+        [expand(rules.tokenize.output, split="test", **run) for run in RUNS],
+        [expand(rules.tokenize.output, split=SPLITS, **run) for run in HEARD],

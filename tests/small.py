@@ -41,6 +41,7 @@ INDEPENDENCE: dict[str, Any] = {
     "checkpointed": False,
     "unit": "variance",
     "bandwidths": [0.1, 1, 5],
+    "snapshots": 2,
 }
 CODEC: dict[str, Any] = {
     "filters": 2,
@@ -55,7 +56,6 @@ CODEC: dict[str, Any] = {
     "lstm_layers": 0,
     "causal": False,
     "pad_mode": "reflect",
-    "quantizer": "residual",
     "codebooks": K,
     "codebook_size": C,
     "codebook_decay": 0.9,

@@ -13,9 +13,10 @@ from pipeline import params
 from pipeline.files import read_json, write_json
 
 
-def new(**changes: Any) -> codecs.Codec:
+def new(quantizer: str = "residual", **changes: Any) -> codecs.Codec:
     torch.manual_seed(0)
-    codec = codecs.Codec(codecs.configuration(params.Codec.model_validate(small.CODEC | changes), small.RATE)).eval()
+    settings = params.Codec.model_validate(small.CODEC | changes)
+    codec = codecs.Codec(codecs.configuration(settings, small.RATE, quantizer)).eval()
     codec.quantizer.codebooks.normal_(0, 0.1)
     return codec
 
@@ -108,7 +109,9 @@ def test_a_codec_comes_back_from_its_files_bit_by_bit(codec: codecs.Codec, folde
 
 def test_the_configuration_leaves_out_what_only_training_reads() -> None:
     changed = small.settings({"learning_rate": 0.1}, every=3)
-    assert codecs.configuration(changed, small.RATE) == codecs.configuration(small.settings(), small.RATE)
+    assert codecs.configuration(changed, small.RATE, "residual") == codecs.configuration(
+        small.settings(), small.RATE, "residual"
+    )
 
 
 @pytest.mark.parametrize(

@@ -46,14 +46,14 @@ def noise(samples: int = 1600, clips: int = 2) -> Tensor:
     return 0.1 * torch.randn(clips, samples, generator=seeded())
 
 
-def codec_of(settings: dict[str, Any], rate: int = small.RATE) -> codecs.Codec:
+def codec_of(settings: dict[str, Any], rate: int = small.RATE, quantizer: str = "residual") -> codecs.Codec:
     torch.manual_seed(0)
-    return codecs.Codec(codecs.configuration(params.Codec.model_validate(settings), rate)).eval()
+    return codecs.Codec(codecs.configuration(params.Codec.model_validate(settings), rate, quantizer)).eval()
 
 
-def small_codec(**changes: Any) -> codecs.Codec:
+def small_codec(quantizer: str = "residual", **changes: Any) -> codecs.Codec:
     """A codec whose signals have spread at every layer, and whose codebooks lie among its latents."""
-    codec = codec_of(small.CODEC | MANY | changes)
+    codec = codec_of(small.CODEC | MANY | changes, quantizer=quantizer)
     spread(codec, noise())
     return codec
 

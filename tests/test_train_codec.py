@@ -38,8 +38,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def new(settings: params.Codec | None = None, seed: int = 0) -> Run:
-    return Run(settings or small.settings(), small.RATE, seed, CPU)
+def new(settings: params.Codec | None = None, seed: int = 0, quantizer: str = "residual") -> Run:
+    return Run(settings or small.settings(), small.RATE, quantizer, seed, CPU)
 
 
 def clips() -> Rows:
@@ -124,7 +124,7 @@ def test_a_killed_run_continues_bit_by_bit(
     settings = small.settings(training)
     straight = new(settings)
     history = trained(straight, ON)
-    assert not CHECKPOINT.exists()
+    assert not (CHECKPOINT / "state.safetensors").exists()
     with killed_at(step, monkeypatch):
         trained(new(settings), ON)
     continued = new(settings, seed=5)  # whose own weights must not matter
@@ -243,7 +243,7 @@ def test_a_state_with_other_parts_is_named(saved: dict[str, Any], needed: dict[s
 @pytest.mark.parametrize("stream", ["quantized", "input", "residual"])
 @pytest.mark.parametrize("quantizer", ["residual", "grouped"])
 def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(quantizer: str, stream: str) -> None:
-    run = new(params.Codec.model_validate(small.CODEC | {"quantizer": quantizer}))
+    run = new(quantizer=quantizer)
     trained(run, OFF, 6)
     run.optimizer.zero_grad()
     before = {name: value.clone() for name, value in run.codec.state_dict().items()}
@@ -434,7 +434,7 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
     small.write_corpus(tmp_path / "corpus")
 
     def train(part: str, *words: str, **sections: Any) -> None:
-        common = ("--seed", "0", "--corpus", "corpus", "--out")
+        common = ("--seed", "0", "--corpus", "corpus", "--quantizer", "residual", "--out")
         command(train_codec, monkeypatch, part, *common, *(words or ("trunk",)), **sections)
 
     return train
@@ -443,15 +443,17 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
 BRANCH = ("--trunk", "trunk", "--name", "mmd")
 
 
-@pytest.mark.parametrize("changes", [{}, {"quantizer": "grouped", "causal": True, "pad_mode": "constant"}])
+@pytest.mark.parametrize(
+    ("quantizer", "changes"), [("residual", {}), ("grouped", {"causal": True, "pad_mode": "constant"})]
+)
 def test_from_a_corpus_to_tokens_and_reconstructions(
-    changes: dict[str, Any], study: Command, monkeypatch: pytest.MonkeyPatch
+    quantizer: str, changes: dict[str, Any], study: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loss = {"independence": {"weight": 1.0, "delay": True, "stream": "quantized", "estimator": "closed_form"}}
+    loss = {"loss": {"weight": 1.0, "delay": True, "stream": "quantized", "estimator": "closed_form"}}
     settings = {"codec": small.CODEC | changes}
-    study("trunk", **settings)
-    study("branch", "mmd", *BRANCH, **loss, **settings)
-    study("branch", "again", *BRANCH, **loss, **settings)
+    study("trunk", "trunk", "--quantizer", quantizer, **settings)
+    study("branch", "mmd", *BRANCH, "--quantizer", quantizer, **loss, **settings)
+    study("branch", "again", *BRANCH, "--quantizer", quantizer, **loss, **settings)
     assert Path("mmd/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
     assert Path("mmd/history.csv").read_bytes() == Path("again/history.csv").read_bytes()
     assert not list(Path("checkpoints").rglob("*.safetensors"))
@@ -459,13 +461,19 @@ def test_from_a_corpus_to_tokens_and_reconstructions(
     assert pd.read_csv("mmd/history.csv")["step"].tolist() == [7, 8, 9, 10, 11, 12]
     origin = read_json("mmd/model.json")["provenance"]
     assert origin["seed"] == 0
-    assert origin["params"]["independence"] == loss["independence"]
+    assert (origin["params"]["quantizer"], origin["params"]["independence"]) == (quantizer, loss["loss"])
     assert read_json("trunk/state.json")["params"]["part"] == "trunk"
 
-    command(tokens, monkeypatch, "--codec", "mmd", "--corpus", "corpus", "--out", "tokens")
+    snapshots, weights = load_file("mmd/snapshots.safetensors"), load_file("mmd/model.safetensors")
+    assert snapshots.keys() == {f"{step}.{name}" for step in (9, 12) for name in weights}
+    assert same({name: snapshots[f"12.{name}"] for name in weights}, weights)
+    assert not same({name: snapshots[f"9.{name}"] for name in weights}, weights)
+
     codec = codecs.load(Path("mmd"))
     audio = np.load("corpus/audio.npy")
     for split, rows in {"train": [0, 2, 3], "validation": [5], "test": [6, 7, 8, 9]}.items():
+        places = ("--codec", "mmd", "--corpus", "corpus", "--out", f"tokens/{split}.npy")
+        command(tokens, monkeypatch, *places, "--split", split)
         codes = np.load(f"tokens/{split}.npy")
         assert codes.dtype == np.uint16
         assert codes.shape == (len(rows), small.K, small.CLIP // small.HOP)
@@ -503,7 +511,7 @@ def test_from_a_corpus_to_tokens_and_reconstructions(
 
 
 def test_a_killed_branch_starts_again_from_its_own_checkpoint(study: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"independence": {"weight": 0.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}}
+    settings = {"loss": {"weight": 0.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}}
     study("trunk")
     study("branch", "straight", *BRANCH, **settings)
     with killed_at(9, monkeypatch):
@@ -511,7 +519,7 @@ def test_a_killed_branch_starts_again_from_its_own_checkpoint(study: Command, mo
     assert list(Path("checkpoints/codec/mmd").glob("*/state.safetensors"))
     assert not Path("mmd").exists()
     study("branch", "mmd", *BRANCH, **settings)
-    for name in ("model.safetensors", "history.csv"):
+    for name in ("model.safetensors", "snapshots.safetensors", "history.csv"):
         assert Path("mmd", name).read_bytes() == Path("straight", name).read_bytes()
 
 
@@ -519,7 +527,7 @@ def test_a_study_with_the_adversary_and_the_balancer(study: Command) -> None:
     codec = small.CODEC | {"training": small.TRAINING | BALANCED}
     loss = {"weight": 1.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}
     study("trunk", codec=codec)
-    study("branch", "mmd", *BRANCH, codec=codec, independence=loss)
+    study("branch", "mmd", *BRANCH, codec=codec, loss=loss)
     history = pd.read_csv("mmd/history.csv")
     assert history["step"].tolist() == [7, 8, 9, 10, 11, 12]
     assert np.isfinite(history[["adversarial", "feature", "discriminator", "validation_log_mel"]].to_numpy()).all()
@@ -536,10 +544,11 @@ def test_segments_shorter_than_a_window_of_the_discriminator_are_named(study: Co
 
 def test_a_branch_reads_its_loss_from_the_study_by_name(study: Command) -> None:
     study("trunk")
-    codes = {"mmd": {"weight": 2.0, "delay": True, "stream": "input", "estimator": "closed_form"}}
-    whole = {"codecs": codes, "seeds": [0], "language_models": {"delay": {"codecs": ["mmd"], "seeds": [0]}}}
+    loss = {"weight": 2.0, "delay": True, "stream": "input", "estimator": "closed_form"}
+    named = {"mmd": {"quantizer": "residual", "seeds": [0], "loss": loss}}
+    whole = {"codecs": named, "language_models": {"delay": {"codecs": ["mmd"], "seeds": [0]}}}
     study("branch", "mmd", *BRANCH, study=whole)
-    assert read_json("mmd/model.json")["provenance"]["params"]["independence"] == codes["mmd"]
+    assert read_json("mmd/model.json")["provenance"]["params"]["independence"] == loss
     with pytest.raises(params.ParamsError, match=r"--name other: study.codecs has \['mmd'\]"):
         study("branch", "other", "--trunk", "trunk", "--name", "other", study=whole)
 
@@ -552,7 +561,7 @@ def test_an_empty_trunk_can_be_branched(study: Command) -> None:
     }
     study("trunk", codec=codec)
     loss = {"weight": 1.0, "delay": False, "stream": "quantized", "estimator": "permutation"}
-    study("branch", "mmd", *BRANCH, codec=codec, independence=loss)
+    study("branch", "mmd", *BRANCH, codec=codec, loss=loss)
     assert pd.read_csv("mmd/history.csv")["step"].tolist() == list(range(1, 13))
 
 
@@ -560,14 +569,14 @@ def test_a_branch_without_its_trunk_is_named(study: Command) -> None:
     with pytest.raises(ValueError, match="a branch needs --trunk"):
         study("branch", "mmd")
     with pytest.raises(OSError, match="No such file"):
-        study("branch", "mmd", *BRANCH, independence=OFF.model_dump())
+        study("branch", "mmd", *BRANCH, loss=OFF.model_dump())
 
 
 def test_a_trunk_of_another_start_is_named(study: Command) -> None:
     study("trunk")
     codec = small.CODEC | {"independence": small.INDEPENDENCE | {"start": 7}}
     with pytest.raises(ValueError, match=r"trunk stands at step 6 and codec.independence.start is 7"):
-        study("branch", "mmd", *BRANCH, codec=codec, independence=OFF.model_dump())
+        study("branch", "mmd", *BRANCH, codec=codec, loss=OFF.model_dump())
 
 
 def test_segments_longer_than_clips_are_named(study: Command) -> None:
@@ -589,7 +598,7 @@ def test_other_rates_and_missing_arguments_are_named(monkeypatch: pytest.MonkeyP
     places = ("--codec", "codec", "--corpus", "corpus", "--out", "out")
     corpus = small.CORPUS | {"sample_rate": 800}
     with pytest.raises(ValueError, match="codec was trained at 1600 Hz and the corpus is at 800 Hz"):
-        command(tokens, monkeypatch, *places, corpus=corpus)
+        command(tokens, monkeypatch, *places, "--split", "test", corpus=corpus)
     with pytest.raises(ValueError, match="codec was trained at 1600 Hz and the corpus is at 800 Hz"):
         command(reconstruction, monkeypatch, "measure", *places, corpus=corpus)
     with pytest.raises(ValueError, match="measure needs --corpus"):
@@ -600,9 +609,9 @@ def test_other_rates_and_missing_arguments_are_named(monkeypatch: pytest.MonkeyP
 
 def test_more_codes_than_uint16_holds_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     many = params.Codec.model_validate(small.CODEC | {"codebook_size": 2**16 + 1, "dimension": 1, "codebooks": 1})
-    codecs.save(codecs.Codec(codecs.configuration(many, small.RATE)), Path("codec"))
+    codecs.save(codecs.Codec(codecs.configuration(many, small.RATE, "residual")), Path("codec"))
     with pytest.raises(ValueError, match="codes beyond 65536 do not fit"):
-        command(tokens, monkeypatch, "--codec", "codec", "--corpus", "corpus", "--out", "out")
+        command(tokens, monkeypatch, "--codec", "codec", "--corpus", "corpus", "--split", "test", "--out", "out")
 
 
 def test_silent_clips_do_not_stop_training(study: Command) -> None:
