@@ -24,7 +24,8 @@ C5  FAD-MTT and KL-MTT under the delay-pattern LM, codec with the delayed loss m
     lower than 0. Beside it, deciding nothing: their mutual information under the delay shift.
 C6  SI-SDR and log-mel distance, with the loss minus without: worse by less than `SI_SDR_MARGIN` dB and `LOG_MEL_MARGIN`
     of the distance (against it: worse by more). The margins are ours; the paper states none.
-C7  Not tested: the study has one kind of quantizer.
+C7  What decides C1, on codecs of every quantizer but the residual one; C1 to C6 are about that one alone. Beside it,
+    deciding nothing: what decides C6.
 
 Where several seeds or codecs decide, nothing corrects for their number: supported takes all of them, which is the
 stricter side; not supported takes one, which is the looser.
@@ -44,6 +45,7 @@ NOT_SUPPORTED = "not supported"
 UNDECIDED = "undecided at this size"
 NOT_TESTED = "not tested"
 
+PAPER = "residual"  # the paper's quantizer
 ENTROPY_COST = 0.05  # share of the summed entropy
 FASTER = 2.0
 SI_SDR_MARGIN = 0.5  # dB
@@ -121,17 +123,17 @@ def _claim(id_: str, measured: str, rests_on: str, findings: list[Finding]) -> C
     return Claim(id_, measured, combine(deciding), rests_on if findings else "nothing", findings)
 
 
-def _pairs(results: Results) -> list[tuple[str, str]]:
-    """Codecs with the loss, each beside the codec without it."""
-    return [(ours, theirs) for theirs in results.baselines[:1] for ours in results.independent]
-
-
 def _c1(results: Results) -> Claim:
+    return _less_dependence(results, "C1", [PAPER])
+
+
+def _less_dependence(results: Results, id_: str, quantizers: list[str]) -> Claim:
+    """The claim, by the rule of C1, that the loss reduces the dependence between codebooks of these quantizers."""
     findings, cost = [], False
-    for ours, theirs in _pairs(results):
-        alignment = "delayed" if results.codecs[ours].delay else "equal_time"
+    for ours, theirs in (pair for quantizer in quantizers for pair in results.pairs(quantizer)):
+        alignment = "delayed" if results.codecs[ours].loss.delay else "equal_time"
         where, between = ALIGNMENTS[alignment], f"{ours} - {theirs}"
-        changes = {seed: _changes(results, ours, theirs, seed, alignment) for seed in results.study.seeds}
+        changes = {seed: _changes(results, ours, theirs, seed, alignment) for seed in results.seeds(ours, theirs)}
         costly = min(entropy.value for _, _, entropy in changes.values()) < -ENTROPY_COST
         cost = cost or costly
         for seed, (bits, share, entropy) in changes.items():
@@ -142,7 +144,7 @@ def _c1(results: Results) -> Claim:
                 _finding("summed entropy (relative)", between, seed, entropy),
             ]
     measured = "pairwise mutual information of held-out codes above a shuffled baseline, with the loss minus without"
-    claim = _claim("C1", measured, _held_out(results), findings)
+    claim = _claim(id_, measured, _held_out(results), findings)
     if not cost:
         return claim
     verdict = f"{SUPPORTED}, at an entropy cost" if claim.verdict == SUPPORTED else claim.verdict
@@ -166,7 +168,7 @@ def _changes(
 
 def _c2(results: Results) -> Claim:
     findings, alpha = [], 1 - results.confidence
-    runs = [(codec, seed) for codec in results.codecs for seed in results.study.seeds]
+    runs = [run for run in results.runs if results.codecs[run[0]].quantizer == PAPER]
     for alignment, where in ALIGNMENTS.items():
         mmd = np.array([results.codec(*run)["mmd"][alignment] for run in runs])
         information = np.array([results.total(*run, alignment, "mutual_information").value for run in runs])
@@ -175,14 +177,14 @@ def _c2(results: Results) -> Claim:
         verdict = SUPPORTED if with_it.p < alpha else NOT_SUPPORTED if against.p < alpha else UNDECIDED
         of = f"{with_it.points} codecs, p = {with_it.p:.3f}"
         findings.append(Finding(f"Spearman's rho of MMD and MI, {where}", of, "all", with_it.rho, None, None, verdict))
-    rests_on = f"{len(runs)} codecs ({len(results.codecs)} settings, {len(results.study.seeds)} seeds)"
+    rests_on = f"{len(runs)} codecs ({len({codec for codec, _ in runs})} settings)"
     return _claim("C2", "rank correlation of MMD and mutual information on held-out codes", rests_on, findings)
 
 
 def _c3(results: Results) -> Claim:
     findings = []
-    for ours, theirs in _pairs(results):
-        for seed in results.study.seeds:
+    for ours, theirs in results.pairs(PAPER):
+        for seed in results.seeds(ours, theirs):
             sides = [Model("delay", codec, seed) for codec in (ours, theirs)]
             joint = [Model("flatten", codec, seed) for codec in (ours, theirs)]
             between = f"{ours} - {theirs}"
@@ -222,11 +224,11 @@ def _c4(results: Results) -> Claim:
 
 def _c5(results: Results) -> Claim:
     findings = []
-    loss = results.codecs
-    for ours in (name for name in results.independent if loss[name].delay):
-        same = loss[ours].model_copy(update={"delay": False})
-        for theirs in (name for name in results.independent if loss[name] == same):
-            for seed in results.study.seeds:
+    losses = {name: results.codecs[name].loss for name, _ in results.pairs(PAPER)}
+    for ours in (name for name, loss in losses.items() if loss.delay):
+        same = losses[ours].model_copy(update={"delay": False})
+        for theirs in (name for name, loss in losses.items() if loss == same):
+            for seed in results.seeds(ours, theirs):
                 between = f"{ours} - {theirs}"
                 findings += _music(results, Model("delay", ours, seed), Model("delay", theirs, seed), between)
                 information = statistics.difference(
@@ -240,9 +242,17 @@ def _c5(results: Results) -> Claim:
 
 
 def _c6(results: Results) -> Claim:
+    measured = (
+        f"SI-SDR and log-mel distance, with the loss minus without; margins {SI_SDR_MARGIN} dB and {LOG_MEL_MARGIN:.0%}"
+    )
+    return _claim("C6", measured, _held_out(results), _reconstruction(results, PAPER))
+
+
+def _reconstruction(results: Results, quantizer: str) -> list[Finding]:
+    """What the loss costs codecs of a quantizer, each with its verdict by the rule of C6."""
     findings = []
-    for ours, theirs in _pairs(results):
-        for seed in results.study.seeds:
+    for ours, theirs in results.pairs(quantizer):
+        for seed in results.seeds(ours, theirs):
             si_sdr, log_mel = (
                 [results.reconstruction(codec, seed, measure) for codec in (ours, theirs)]
                 for measure in ("si_sdr", "log_mel")
@@ -255,14 +265,16 @@ def _c6(results: Results) -> Claim:
                 _finding("SI-SDR (dB)", between, seed, gain, lower(loss, SI_SDR_MARGIN)),
                 _finding("log-mel distance (relative)", between, seed, distance, lower(distance, LOG_MEL_MARGIN)),
             ]
-    measured = (
-        f"SI-SDR and log-mel distance, with the loss minus without; margins {SI_SDR_MARGIN} dB and {LOG_MEL_MARGIN:.0%}"
-    )
-    return _claim("C6", measured, _held_out(results), findings)
+    return findings
 
 
-def _c7(_: Results) -> Claim:
-    return _claim("C7", "nothing: the study has one kind of quantizer", "nothing", [])
+def _c7(results: Results) -> Claim:
+    quantizers = list(dict.fromkeys(codec.quantizer for codec in results.codecs.values() if codec.quantizer != PAPER))
+    claim = _less_dependence(results, "C7", quantizers)
+    beside = [
+        finding._replace(verdict="") for quantizer in quantizers for finding in _reconstruction(results, quantizer)
+    ]
+    return claim._replace(findings=claim.findings + beside)
 
 
 def _music(results: Results, ours: Model, theirs: Model, between: str) -> list[Finding]:
@@ -279,11 +291,8 @@ def _music(results: Results, ours: Model, theirs: Model, between: str) -> list[F
 
 
 def _held_out(results: Results) -> str:
-    found = results.dependence(next(iter(results.codecs)), results.study.seeds[0])["alignments"]["equal_time"]
-    return (
-        f"{found['frames']:,} held-out frames of {found['clips']} clips of {found['tracks']} tracks; "
-        f"{_seeds(results.study.seeds)}"
-    )
+    found = results.dependence(*results.runs[0])["alignments"]["equal_time"]
+    return f"{found['frames']:,} held-out frames of {found['clips']} clips of {found['tracks']} tracks"
 
 
 def _generated(results: Results) -> str:

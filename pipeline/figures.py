@@ -46,13 +46,13 @@ def dependence(results: Results) -> Figure:
     for row, (measure, label) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
             for position, codec in enumerate(results.codecs):
-                totals = [results.total(codec, seed, alignment, measure) for seed in results.study.seeds]
+                totals = [results.total(codec, seed, alignment, measure) for seed in results.seeds(codec)]
                 _marks(ax, position, totals, COLOURS[position])
             _categories(ax, list(results.codecs))
             _from_zero(ax)
             ax.set_ylabel(label)
             ax.set_title(where.capitalize())
-    found = results.dependence(next(iter(results.codecs)), results.study.seeds[0])["alignments"]["equal_time"]
+    found = results.dependence(*results.runs[0])["alignments"]["equal_time"]
     figure.suptitle(
         f"Dependence between codebooks, {found['frames']:,} held-out frames of {found['tracks']} tracks; "
         f"{results.confidence:.0%} intervals over tracks"
@@ -62,10 +62,10 @@ def dependence(results: Results) -> Figure:
 
 def dependence_matrices(results: Results) -> Figure:
     """Pairwise mutual information above the baseline, mean over seeds, one matrix a codec and alignment."""
-    codecs, seeds = list(results.codecs), results.study.seeds
+    codecs = list(results.codecs)
     figure, axes = _figure(len(ALIGNMENTS), len(codecs), (2.5 * len(codecs) + 1, 5.4))
     matrices = {
-        (alignment, codec): np.mean([_matrix(results, codec, seed, alignment) for seed in seeds], axis=0)
+        (alignment, codec): np.mean([_matrix(results, codec, seed, alignment) for seed in results.seeds(codec)], axis=0)
         for alignment in ALIGNMENTS
         for codec in codecs
     }
@@ -85,7 +85,7 @@ def dependence_matrices(results: Results) -> Figure:
             ax.set_xlabel("codebook")
         row[0].set_ylabel("codebook")
     figure.colorbar(image, ax=axes, label="MI above baseline (bits)", shrink=0.7)
-    figure.suptitle(f"Pairwise mutual information of held-out codes, mean of {_seeds(results)}")
+    figure.suptitle("Pairwise mutual information of held-out codes, means over seeds")
     return figure
 
 
@@ -96,7 +96,7 @@ def reconstruction_dependence(results: Results) -> Figure:
     for row, (measure, label) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
             for index, codec in enumerate(results.codecs):
-                for seed in results.study.seeds:
+                for seed in results.seeds(codec):
                     x = results.total(codec, seed, alignment, "mutual_information")
                     y = results.reconstruction(codec, seed, measure)
                     ax.errorbar(
@@ -129,7 +129,8 @@ def scores(results: Results) -> Figure:
         ax.axhspan(floor.low, floor.high, color="#bbbbbb", alpha=0.6, linewidth=0)
         ax.axhline(floor.value, color="#555555", linewidth=1)
         for position, codec in enumerate(results.codecs):
-            bound = [measure(f"reconstruction/{codec}-seed{seed}") for seed in results.study.seeds]
+            seeds = dict.fromkeys(model.seed for model in results.models if model.codec == codec)
+            bound = [measure(f"reconstruction/{codec}-seed{seed}") for seed in seeds]
             _marks(ax, position - 0.3, bound, "#555555", "_")
             for index, pattern in enumerate(patterns):
                 models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
@@ -207,13 +208,13 @@ def training(results: Results) -> Figure:
     figure, axes = _figure(2, 2, (8, 5.6))
     for ax, (column, label) in zip(axes.flat, columns.items(), strict=True):
         for index, codec in enumerate(results.codecs):
-            for seed in results.study.seeds:
+            for seed in results.seeds(codec):
                 history = results.history(codec, seed).dropna(subset=[column])
                 ax.plot(history["step"], history[column], color=COLOURS[index], linewidth=1.2, alpha=0.8)
         ax.set_xlabel("training step")
         ax.set_ylabel(label)
     _legend(figure, {codec: (COLOURS[i], "") for i, codec in enumerate(results.codecs)})
-    figure.suptitle(f"Codec training, {_seeds(results)}; the codecs of a seed are one run until the loss starts")
+    figure.suptitle("Codec training, a line a seed; codecs of a quantizer and seed are one run until the loss starts")
     return figure
 
 
@@ -273,11 +274,6 @@ def _legend(figure: Figure, entries: dict[str, tuple[str, str]]) -> None:
         for label, (colour, marker) in entries.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
-
-
-def _seeds(results: Results) -> str:
-    count = len(results.study.seeds)
-    return f"{count} seed{'s' * (count > 1)}"
 
 
 DRAWN: tuple[Callable[[Results], Figure], ...] = (

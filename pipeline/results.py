@@ -38,19 +38,33 @@ class Results:
         self.confidence = params.section(argument, "report", params.Report).confidence
 
     @property
-    def codecs(self) -> dict[str, params.Independence]:
+    def codecs(self) -> dict[str, params.StudyCodec]:
         """The study's codecs by name."""
         return self.study.codecs
 
     @property
     def baselines(self) -> list[str]:
         """Codecs trained without the loss."""
-        return [name for name, loss in self.codecs.items() if loss.weight == 0]
+        return [name for name, codec in self.codecs.items() if codec.loss.weight == 0]
 
     @property
     def independent(self) -> list[str]:
         """Codecs trained with the loss."""
-        return [name for name, loss in self.codecs.items() if loss.weight > 0]
+        return [name for name, codec in self.codecs.items() if codec.loss.weight > 0]
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Every codec with each of its seeds."""
+        return [(name, seed) for name, codec in self.codecs.items() for seed in codec.seeds]
+
+    def seeds(self, *codecs: str) -> list[int]:
+        """Seeds that all of these codecs were trained with."""
+        return [seed for seed in self.codecs[codecs[0]].seeds if all(seed in self.codecs[c].seeds for c in codecs)]
+
+    def pairs(self, quantizer: str) -> list[tuple[str, str]]:
+        """Codecs of a quantizer with the loss, each beside the codec without it."""
+        without = [name for name in self.baselines if self.codecs[name].quantizer == quantizer]
+        return [(c, without[0]) for c in self.independent if without and self.codecs[c].quantizer == quantizer]
 
     @cached_property
     def models(self) -> list[Model]:
@@ -71,9 +85,9 @@ class Results:
         return self._mean(f"codec/{codec}-seed{seed}/metrics.npz", measure)
 
     def history(self, codec: str, seed: int) -> pd.DataFrame:
-        """Training history: the trunk's, which all codecs of a seed share, then the codec's own."""
+        """Training history: the trunk's, which all codecs of a quantizer and seed share, then the codec's own."""
         own = pd.read_csv(self._path(f"codec/{codec}-seed{seed}/history.csv"))
-        trunk = pd.read_csv(self._path(f"codec/trunk-seed{seed}/history.csv"))
+        trunk = pd.read_csv(self._path(f"codec/trunk-{self.codecs[codec].quantizer}-seed{seed}/history.csv"))
         return pd.concat([trunk[trunk["step"] < own["step"].min()], own], ignore_index=True)
 
     def dependence(self, codec: str, seed: int) -> dict[str, Any]:

@@ -4,6 +4,7 @@ An interval is over tracks; rows `mean` average the seeds. The paper's own numbe
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,14 @@ def reconstruction(results: Results) -> list[Row]:
                 "SI-SDR (dB)": results.reconstruction(codec, seed, "si_sdr"),
                 "log-mel distance": results.reconstruction(codec, seed, "log_mel"),
             }
-            for seed in results.study.seeds
+            for seed in results.seeds(codec)
         ]
         perplexities = [
-            results.dependence(codec, seed)["alignments"]["equal_time"]["perplexity"] for seed in results.study.seeds
+            results.dependence(codec, seed)["alignments"]["equal_time"]["perplexity"] for seed in results.seeds(codec)
         ]
         for row, used in zip(measured, perplexities, strict=True):
             row |= {f"perplexity {k}": value for k, value in enumerate(used, start=1)}
-        rows += _with_mean(results, {"codec": codec}, results.study.seeds, measured)
+        rows += _with_mean(results, {"codec": codec}, results.seeds(codec), measured)
     return rows
 
 
@@ -58,7 +59,7 @@ def dependence(results: Results) -> list[Row]:
     for codec in results.codecs:
         for alignment, name in ALIGNMENTS.items():
             measured = []
-            for seed in results.study.seeds:
+            for seed in results.seeds(codec):
                 result = results.dependence(codec, seed)
                 found, known = result["alignments"][alignment], result["controls"]
                 measured.append(
@@ -75,7 +76,7 @@ def dependence(results: Results) -> list[Row]:
                         "tracks": found["tracks"],
                     }
                 )
-            rows += _with_mean(results, {"codec": codec, "alignment": name}, results.study.seeds, measured)
+            rows += _with_mean(results, {"codec": codec, "alignment": name}, results.seeds(codec), measured)
     return rows
 
 
@@ -84,7 +85,7 @@ def scores(results: Results) -> list[Row]:
 
     Real music is that of other tracks, so its KL-MTT compares clips that have nothing to do with each other.
     """
-    runs = [(codec, seed) for codec in results.codecs for seed in results.study.seeds]
+    runs = dict.fromkeys((model.codec, model.seed) for model in results.models)
     return [
         _score(results, "floor", "real music of other tracks (floor)", "", ""),
         *(_score(results, f"reconstruction/{c}-seed{s}", "reconstruction (upper bound)", c, s) for c, s in runs),
@@ -170,15 +171,18 @@ def finding_rows(assessed: list[Claim]) -> list[Row]:
 
 def metrics(results: Results, assessed: list[Claim]) -> dict[str, Any]:
     """Small flat numbers, means over seeds, for `dvc metrics`."""
-    seeds = results.study.seeds
+
+    def mean(codec: str, estimate: Callable[[int], Estimate]) -> float:
+        return results.mean([estimate(seed) for seed in results.seeds(codec)]).value
+
     codecs = {
         codec: {
-            "si_sdr_db": results.mean([results.reconstruction(codec, seed, "si_sdr") for seed in seeds]).value,
-            "log_mel": results.mean([results.reconstruction(codec, seed, "log_mel") for seed in seeds]).value,
+            "si_sdr_db": mean(codec, partial(results.reconstruction, codec, measure="si_sdr")),
+            "log_mel": mean(codec, partial(results.reconstruction, codec, measure="log_mel")),
             **{
-                f"mi_{alignment}_bits": results.mean(
-                    [results.total(codec, seed, alignment, "mutual_information") for seed in seeds]
-                ).value
+                f"mi_{alignment}_bits": mean(
+                    codec, partial(results.total, codec, alignment=alignment, measure="mutual_information")
+                )
                 for alignment in ALIGNMENTS
             },
         }

@@ -16,10 +16,11 @@ BOOTSTRAP = 40
 def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict:
     """The default study's parameters, with few resamples."""
     whole = params.load(Path(__file__).parent.parent / "params.yaml").model_dump(mode="json")
-    whole["study"]["seeds"] = list(seeds)
+    for codec in whole["study"]["codecs"].values():
+        codec["seeds"] = list(seeds)
     whole["study"]["language_models"]["delay"]["seeds"] = list(seeds)
     whole["study"]["language_models"]["flatten"]["seeds"] = [0]
-    whole["study"]["language_models"]["flatten"]["codecs"] = list(whole["study"]["codecs"])
+    whole["study"]["language_models"]["flatten"]["codecs"] = ["baseline", "mmd", "mmd-delay"]
     whole["dependence"]["bootstrap"] = whole["evaluation"]["bootstrap"] = BOOTSTRAP
     return whole
 
@@ -27,10 +28,10 @@ def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict:
 def write(root: Path, whole: dict, effect: float = 1.0) -> None:
     """Writes results under `root`; `effect` is how much the loss helps, from -1 (harms) over 0 to 1."""
     study = params.Study.model_validate(whole["study"])
-    for seed in study.seeds:
-        _trunk(root, seed)
-        for index, (codec, loss) in enumerate(study.codecs.items()):
-            helped = effect * (loss.weight > 0)
+    for index, (codec, settings) in enumerate(study.codecs.items()):
+        for seed in settings.seeds:
+            _trunk(root, f"{settings.quantizer}-seed{seed}")
+            helped = effect * (settings.loss.weight > 0)
             _codec(root, f"{codec}-seed{seed}", helped, seed)
             _dependence(
                 root, f"{codec}-seed{seed}", params.Dependence.model_validate(whole["dependence"]), helped, seed
@@ -39,13 +40,13 @@ def write(root: Path, whole: dict, effect: float = 1.0) -> None:
     _score(root, "floor", 1.5, 2.5, 0)
     for pattern, models in study.language_models.items():
         for codec in models.codecs:
-            loss = study.codecs[codec]
+            loss = study.codecs[codec].loss
             for seed in models.seeds:
                 _model(root, Model(pattern, codec, seed), effect * (loss.weight > 0) * (1 + loss.delay))
 
 
-def _trunk(root: Path, seed: int) -> None:
-    _history(root / f"codec/trunk-seed{seed}/history.csv", range(100, 1001, 100), 0.0)
+def _trunk(root: Path, name: str) -> None:
+    _history(root / f"codec/trunk-{name}/history.csv", range(100, 1001, 100), 0.0)
 
 
 def _history(path: Path, steps: range, helped: float) -> None:

@@ -159,13 +159,13 @@ def _used(outputs: list[Output]) -> set[str]:
         if re.search("/(delay|flatten)/", output.path):
             used.add("study.language_models")
         elif "-seed" in output.path:
-            used |= {"study.codecs", "study.seeds"}
+            used.add("study.codecs")
     return used
 
 
 def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in settings.items():
-        if prefix + key == "independence":
+        if prefix + key == "loss":
             yield "study.codecs"
         elif isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
