@@ -14,7 +14,8 @@ C1  Mutual information above the shuffled baseline, summed over pairs of codeboo
     more than `ENTROPY_COST` of the summed entropy in any seed, information normalised by the sum of entropies decides
     instead, for a codec that says less shares less.
 C2  Spearman's rank correlation of MMD and mutual information over codecs and seeds: positive with p under
-    1 - confidence at equal time and under the delay shift (against it: negative with such a p).
+    1 - confidence at equal time and under the delay shift (against it: negative with such a p). Beside it, deciding
+    nothing: the same over snapshots of those codecs' training, which are not independent of each other.
 C3  FAD-MTT and KL-MTT of the delay-pattern LM on a codec with the loss, minus those on the codec without: lower than 0.
     Beside it, deciding nothing: the price of the product of marginals, held-out bits per frame of delay minus flatten.
 C4  Seconds of generation a clip, flatten over delay on one codec, medians over batches, with the whole interval over
@@ -35,6 +36,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from pipeline import statistics
 from pipeline.results import ALIGNMENTS, Model, Results
@@ -177,6 +179,10 @@ def _c2(results: Results) -> Claim:
         verdict = SUPPORTED if with_it.p < alpha else NOT_SUPPORTED if against.p < alpha else UNDECIDED
         of = f"{with_it.points} codecs, p = {with_it.p:.3f}"
         findings.append(Finding(f"Spearman's rho of MMD and MI, {where}", of, "all", with_it.rho, None, None, verdict))
+        over = pd.concat([results.snapshots(*run, alignment) for run in runs])
+        rho = statistics.rank_correlation(over["mmd"].to_numpy(), over["mutual_information"].to_numpy()).rho
+        of = f"{len(over)} snapshots of {len(runs)} codecs"
+        findings.append(Finding(f"Spearman's rho of MMD and MI over training, {where}", of, "all", rho, None, None, ""))
     rests_on = f"{len(runs)} codecs ({len({codec for codec, _ in runs})} settings)"
     return _claim("C2", "rank correlation of MMD and mutual information on held-out codes", rests_on, findings)
 

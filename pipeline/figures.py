@@ -8,20 +8,23 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from pipeline import files, job
+from pipeline import files, job, statistics
+from pipeline.claims import PAPER
 from pipeline.results import ALIGNMENTS, Results
 from pipeline.statistics import Estimate
 
 FORMATS = ("png", "svg")
 
 # Okabe and Ito's colours, told apart by readers who do not see red from green.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 3
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d") * 2
+MANY = 4  # names that fit side by side
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -90,31 +93,61 @@ def dependence_matrices(results: Results) -> Figure:
 
 
 def reconstruction_dependence(results: Results) -> Figure:
-    """The front: what a codec's reconstruction costs against what dependence it leaves."""
-    figure, axes = _figure(2, 2, (8, 6))
+    """The front: what a codec's reconstruction costs against what dependence it leaves, a line a kind of loss."""
+    figure, axes = _figure(2, 2, (9, 7))
     measures = {"si_sdr": "SI-SDR (dB), higher is better", "log_mel": "log-mel distance, lower is better"}
     for row, (measure, label) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
-            for index, codec in enumerate(results.codecs):
-                for seed in results.seeds(codec):
-                    x = results.total(codec, seed, alignment, "mutual_information")
-                    y = results.reconstruction(codec, seed, measure)
-                    ax.errorbar(
-                        x.value,
-                        y.value,
-                        xerr=_whiskers([x]),
-                        yerr=_whiskers([y]),
-                        fmt=MARKERS[index],
-                        color=COLOURS[index],
-                        elinewidth=0.8,
-                        capsize=2,
-                    )
+            for index, names in enumerate(results.sweeps.values()):
+                for seed in results.seeds(*names):
+                    x = [results.total(codec, seed, alignment, "mutual_information").value for codec in names]
+                    y = [results.reconstruction(codec, seed, measure).value for codec in names]
+                    ax.plot(x, y, color=COLOURS[index], marker=MARKERS[index], markersize=4, linewidth=0.9)
+                    for codec, at in zip(names, zip(x, y, strict=True), strict=True):
+                        weight = f"{results.codecs[codec].loss.weight:g}"
+                        ax.annotate(weight, at, xytext=(3, 3), textcoords="offset points", fontsize=6.5)
             ax.set_xlabel(f"MI above baseline at {where}, sum of pairs (bits)")
             ax.set_ylabel(label)
-    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)})
-    figure.suptitle(
-        f"Reconstruction against dependence on held-out clips; {results.confidence:.0%} intervals over tracks"
-    )
+    _legend(figure, {line: (COLOURS[i], MARKERS[i]) for i, line in enumerate(results.sweeps)}, columns=2)
+    figure.suptitle("Reconstruction against dependence on held-out clips; numbers are the loss' weight, a line a seed")
+    return figure
+
+
+def criterion(results: Results) -> Figure:
+    """MMD against mutual information: the study's codecs, and the same codecs over their training."""
+    figure, axes = _figure(2, 2, (9, 7))
+    paper = [run for run in results.runs if results.codecs[run[0]].quantizer == PAPER]
+    names = list(dict.fromkeys(codec for codec, _ in paper))
+    for (above, below), (alignment, where) in zip(axes.T, ALIGNMENTS.items(), strict=True):
+        last = [
+            (results.codec(*run)["mmd"][alignment], results.total(*run, alignment, "mutual_information").value)
+            for run in paper
+        ]
+        found = [results.snapshots(*run, alignment) for run in paper]
+        for (codec, _), at, over in zip(paper, last, found, strict=True):
+            index = names.index(codec)
+            above.plot(*at, marker=MARKERS[index], color=COLOURS[index])
+            below.plot(
+                over["mmd"],
+                over["mutual_information"],
+                marker=MARKERS[index],
+                color=COLOURS[index],
+                markersize=3,
+                lw=0.7,
+            )
+        steps = pd.concat(found)
+        for ax, (x, y), what in (
+            (above, np.transpose(last), f"{len(last)} codecs"),
+            (below, (steps["mmd"], steps["mutual_information"]), f"{len(steps)} snapshots of {len(paper)} codecs"),
+        ):
+            rho = statistics.rank_correlation(np.asarray(x), np.asarray(y)).rho
+            ax.set_title(f"{where.capitalize()}, {what}: Spearman's $\\rho$ = {rho:.2f}")
+            ax.set_xlabel("MMD (closed form)")
+            ax.set_ylabel("MI above baseline,\nsum of pairs (bits)")
+            if (np.asarray(x) > 0).all():
+                ax.set_xscale("log")
+    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(names)}, columns=6)
+    figure.suptitle("The criterion against mutual information; lines follow a codec's training from the loss' start")
     return figure
 
 
@@ -258,7 +291,8 @@ def _whiskers(estimates: list[Estimate]) -> np.ndarray:
 
 
 def _categories(ax: Axes, names: list[str]) -> None:
-    ax.set_xticks(range(len(names)), names)
+    many = {"rotation": 30, "ha": "right"} if len(names) > MANY else {}
+    ax.set_xticks(range(len(names)), names, **many)
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.grid(visible=False, axis="x")
 
@@ -268,23 +302,25 @@ def _from_zero(ax: Axes) -> None:
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
 
 
-def _legend(figure: Figure, entries: dict[str, tuple[str, str]]) -> None:
+def _legend(figure: Figure, entries: dict[str, tuple[str, str]], columns: int = 6) -> None:
     handles = [
         Line2D([], [], color=colour, marker=marker, linestyle="" if marker else "-", label=label)
         for label, (colour, marker) in entries.items()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
 
 
 DRAWN: tuple[Callable[[Results], Figure], ...] = (
     dependence,
     dependence_matrices,
     reconstruction_dependence,
+    criterion,
     scores,
     likelihood,
     speed,
     training,
 )
+MUSIC = (scores, likelihood, speed)  # which a study of codecs alone has none of
 FIGURES = tuple(draw.__name__ for draw in DRAWN)
 FILES = tuple(f"{name}.{suffix}" for name in FIGURES for suffix in FORMATS)
 
@@ -299,7 +335,8 @@ def main() -> None:
     results = Results(args.results, args.params)
     with mpl.rc_context(STYLE):
         for name, draw in zip(FIGURES, DRAWN, strict=True):
-            save(draw(results), args.out / name)
+            if results.models or draw not in MUSIC:
+                save(draw(results), args.out / name)
 
 
 if __name__ == "__main__":

@@ -222,6 +222,7 @@ class Dependence(_Section):
 
     shuffles: Count  # permutations behind the shuffled baseline
     bootstrap: Count  # resamples of tracks behind an interval
+    snapshot_clips: Count  # on which a codec's snapshots are measured
     seed: Natural
 
 

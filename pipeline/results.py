@@ -57,6 +57,17 @@ class Results:
         """Every codec with each of its seeds."""
         return [(name, seed) for name, codec in self.codecs.items() for seed in codec.seeds]
 
+    @property
+    def sweeps(self) -> dict[str, list[str]]:
+        """Codecs that differ in the weight of their loss alone, in its order, from the codec without it."""
+        lines: dict[str, list[str]] = {}
+        for name in sorted(self.independent, key=lambda name: self.codecs[name].loss.weight):
+            codec, loss = self.codecs[name], self.codecs[name].loss
+            words = [codec.quantizer, loss.stream, loss.estimator.replace("_", " ")] + ["delayed"] * loss.delay
+            without = [other for other in self.baselines if self.codecs[other].quantizer == codec.quantizer]
+            lines.setdefault(", ".join(words), without[:1]).append(name)
+        return lines
+
     def seeds(self, *codecs: str) -> list[int]:
         """Seeds that all of these codecs were trained with."""
         return [seed for seed in self.codecs[codecs[0]].seeds if all(seed in self.codecs[c].seeds for c in codecs)]
@@ -93,6 +104,11 @@ class Results:
     def dependence(self, codec: str, seed: int) -> dict[str, Any]:
         """Dependence between a codec's codebooks, as `pipeline.dependence` writes it."""
         return self._json(f"dependence/{codec}-seed{seed}.json")
+
+    def snapshots(self, codec: str, seed: int, alignment: str) -> pd.DataFrame:
+        """MMD and mutual information over a codec's training, as `pipeline.snapshots` writes it."""
+        found = pd.read_csv(self._path(f"dependence/snapshots/{codec}-seed{seed}.csv"))
+        return found[found["alignment"] == alignment]
 
     def total(self, codec: str, seed: int, alignment: str, measure: str) -> Estimate:
         """One of `dependence.SUMS` under one of `ALIGNMENTS`."""

@@ -1,22 +1,14 @@
 """Report: tables, figures and the claims."""
 
-TABLES = [
-    "reconstruction",
-    "dependence",
-    "scores",
-    "likelihood",
-    "speed",
-    "published",
-    "claims",
-    "findings",
-]
+# A study without language models has none of the music ones.
+MUSIC = ["scores", "likelihood", "speed"] if MODELS else []
+TABLES = ["reconstruction", "dependence", *MUSIC, "published", "claims", "findings"]
 FIGURES = [
     "dependence",
     "dependence_matrices",
     "reconstruction_dependence",
-    "scores",
-    "likelihood",
-    "speed",
+    "criterion",
+    *MUSIC,
     "training",
 ]
 
@@ -27,6 +19,7 @@ rule tables:
         [expand(rules.codec_branch.output.history, **run) for run in RUNS],
         [expand(rules.reconstruction.output, **run) for run in RUNS],
         [expand(rules.measure_dependence.output, **run) for run in RUNS],
+        [expand(rules.measure_snapshots.output, **run) for run in RUNS],
         [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
         [expand(rules.generate.output.timing, **model) for model in MODELS],
         expand(rules.score.output, system=SYSTEMS),

@@ -84,6 +84,21 @@ def _codec(root: Path, name: str, helped: float, seed: int) -> None:
     summary = {"si_sdr": {"value": si_sdr.mean()}, "log_mel": {"value": log_mel.mean()}, "mmd": mmd}
     files.write_json(folder / "metrics.json", {**summary, "perplexity": [20.0, 22.0, 25.0, 24.0]})
     _history(folder / "history.csv", range(1100, 2001, 100), helped)
+    # Half-way to the whole effect after half the steps.
+    rows = [
+        {
+            "step": step,
+            "alignment": name,
+            "mmd": value * (2 - share),
+            "mutual_information": 2 - share * helped,
+            "entropy": 19,
+        }
+        for step, share in ((1500, 0.5), (2000, 1.0))
+        for name, value in mmd.items()
+    ]
+    path = root / f"dependence/snapshots/{name}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(path, index=False)
 
 
 def _dependence(root: Path, name: str, settings: params.Dependence, helped: float, seed: int) -> None:

@@ -86,3 +86,31 @@ def test_every_table_and_figure_has_a_caption() -> None:
         text = template.render(snakemake=SimpleNamespace(config=synthetic.parameters()))
         assert text.strip(), name
         assert "{" not in text, name
+
+
+def test_a_study_of_codecs_alone_has_no_music_to_report(
+    study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, argument = study
+    whole = json.loads(argument)
+    whole["study"]["language_models"] = {"delay": {"codecs": [], "seeds": [0]}}
+    alone = (root, json.dumps(whole))
+    for module, music in ((tables, ("scores", "likelihood", "speed")), (figures, ("scores", "likelihood", "speed"))):
+        written = _run(module, alone, tmp_path / module.__name__, monkeypatch)
+        assert set(written) == {name for name in module.FILES if not name.startswith(music)}
+    verdicts = pd.read_csv(tmp_path / tables.__name__ / "claims.csv").set_index("claim")["verdict"]
+    assert (verdicts[["C3", "C4", "C5"]] == "not tested").all()
+    assert verdicts["C1"] == "supported"
+
+
+def test_codecs_that_differ_in_weight_make_a_line(study: tuple[Path, str]) -> None:
+    root, argument = study
+    whole = json.loads(argument)
+    codecs = whole["study"]["codecs"]
+    for weight in (10.0, 1e4):
+        codecs[f"mmd-{weight:g}"] = {**codecs["mmd"], "loss": {**codecs["mmd"]["loss"], "weight": weight}}
+    assert Results(root / "results", json.dumps(whole)).sweeps == {
+        "residual, quantized, closed form": ["baseline", "mmd-10", "mmd", "mmd-10000"],
+        "residual, quantized, closed form, delayed": ["baseline", "mmd-delay"],
+        "grouped, quantized, closed form": ["grouped", "grouped-mmd"],
+    }

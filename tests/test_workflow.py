@@ -94,9 +94,9 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
         ({"lm": {"steps": 7}}, MODELS),
         ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{REPORTED}"),
         ({"report": {"confidence": 0.5}}, f"results/dependence/|results/evaluation/scores/|{REPORTED}"),
-        ({"study": {"codecs": {"mmd": {"weight": 7.0}}}}, f".*/mmd-seed|{REPORTED}"),
+        ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
     ],
-    ids=["lm.steps", "evaluation.bootstrap", "report.confidence", "study.codecs.mmd.weight"],
+    ids=["lm.steps", "evaluation.bootstrap", "report.confidence", "study.codecs.mmd.loss.weight"],
 )
 def test_a_changed_parameter_reruns_what_depends_on_it(
     settled: Study, tmp_path: Path, changes: dict[str, Any], rerun: str
