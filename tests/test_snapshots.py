@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline import codec as codecs
-from pipeline import params, snapshots
+from pipeline import params, seanet, snapshots
 from pipeline.audio import to_float
 from pipeline.reconstruction import criterion
 
@@ -25,6 +25,7 @@ def test_each_snapshot_is_measured_at_both_alignments(tmp_path: Path, monkeypatc
     torch.manual_seed(0)
     settings = small.settings()
     codec = codecs.Codec(codecs.configuration(settings, small.RATE, "residual")).eval()
+    seanet.scale_to_data(codec.encoder, torch.from_numpy(to_float(small.music()))[:, None], 1.0)
     codec.quantizer.codebooks.normal_(0, 0.5)
     codecs.save(codec, Path("codec"))
     last = codec.state_dict()
