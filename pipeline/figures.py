@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline import files, job
-from pipeline.results import ALIGNMENTS, Results
+from pipeline.results import ALIGNMENTS, JOINT, Results
 from pipeline.statistics import Estimate
 
 FORMATS = ("png", "svg")
@@ -40,8 +40,8 @@ def dependence(results: Results) -> Figure:
     """Mutual information summed over pairs, and its share of the entropies, by codec and alignment."""
     figure, axes = _figure(2, 2, (8, 5.6))
     measures = {
-        "mutual_information": "MI above baseline,\nsum of pairs (bits)",
-        "normalised_by_sum": "MI over sum of entropies,\nmean of pairs",
+        "mutual_information": "mutual information,\nsum of pairs (bits)",
+        "normalised_by_sum": "over sum of entropies,\nmean of pairs",
     }
     for row, (measure, label) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
@@ -54,14 +54,14 @@ def dependence(results: Results) -> Figure:
             ax.set_title(where.capitalize())
     found = results.dependence(next(iter(results.codecs)), results.study.seeds[0])["alignments"]["equal_time"]
     figure.suptitle(
-        f"Dependence between codebooks, {found['frames']:,} held-out frames of {found['tracks']} tracks; "
-        f"{results.confidence:.0%} intervals over tracks"
+        f"Dependence between codebooks ({_estimator(results)}), {found['frames']:,} held-out frames of "
+        f"{found['tracks']} tracks; {results.confidence:.0%} intervals over tracks"
     )
     return figure
 
 
 def dependence_matrices(results: Results) -> Figure:
-    """Pairwise mutual information above the baseline, mean over seeds, one matrix a codec and alignment."""
+    """Pairwise mutual information, mean over seeds, one matrix a codec and alignment."""
     codecs, seeds = list(results.codecs), results.study.seeds
     figure, axes = _figure(len(ALIGNMENTS), len(codecs), (2.5 * len(codecs) + 1, 5.4))
     matrices = {
@@ -84,8 +84,79 @@ def dependence_matrices(results: Results) -> Figure:
             ax.set_title(f"{codec}, {where}")
             ax.set_xlabel("codebook")
         row[0].set_ylabel("codebook")
-    figure.colorbar(image, ax=axes, label="MI above baseline (bits)", shrink=0.7)
-    figure.suptitle(f"Pairwise mutual information of held-out codes, mean of {_seeds(results)}")
+    figure.colorbar(image, ax=axes, label="mutual information (bits)", shrink=0.7)
+    figure.suptitle(f"Pairwise mutual information of held-out codes ({_estimator(results)}), mean of {_seeds(results)}")
+    return figure
+
+
+def dependence_by_lag(results: Results) -> Figure:
+    """Mutual information summed over pairs against the lag of the later codebook, a panel a seed, a line a codec."""
+    seeds = results.study.seeds
+    figure, axes = _figure(1, len(seeds), (1 + 3.6 * len(seeds), 3.8))
+    highest = 0.0
+    for ax, seed in zip(axes[0], seeds, strict=True):
+        for index, codec in enumerate(results.codecs):
+            found = results.dependence(codec, seed)["by_lag"]
+            value, low, high = (
+                [estimate[key] for estimate in found["estimators"][results.estimator]]
+                for key in ("value", "low", "high")
+            )
+            highest = max(highest, *high)
+            ax.fill_between(found["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
+            ax.plot(found["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
+        ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
+        ax.set_xlabel("lag of codebook b behind a < b (frames)")
+        ax.set_title(f"seed {seed}")
+    for ax in axes[0]:
+        ax.set_ylim(0, 1.03 * highest)
+    axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
+    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)})
+    figure.suptitle(
+        f"Dependence by lag, {found['frames']:,} held-out frames ({_estimator(results)});\n"
+        f"bands are {results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def total_correlation(results: Results) -> Figure:
+    """Total correlation of all codebooks, bounded from below by learned prediction, by codec and alignment."""
+    figure, axes = _figure(1, len(ALIGNMENTS), (8, 3.4))
+    for ax, (alignment, where) in zip(axes[0], ALIGNMENTS.items(), strict=True):
+        for position, codec in enumerate(results.codecs):
+            bounds = [results.total_correlation(codec, seed, alignment) for seed in results.study.seeds]
+            _marks(ax, position, bounds, COLOURS[position])
+        _categories(ax, list(results.codecs))
+        _from_zero(ax)
+        ax.set_ylabel("total correlation,\nfrom below (bits)")
+        ax.set_title(where.capitalize())
+    found = results.learned(next(iter(results.codecs)), results.study.seeds[0])["alignments"]["equal_time"]
+    figure.suptitle(
+        f"Total correlation, learned on {found['train_frames']:,} frames, of {found['frames']:,} held-out frames of "
+        f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def calibration(results: Results) -> Figure:
+    """Bias and spread of every estimator on codes whose mutual information is known, a panel a distribution."""
+    found = results.calibration
+    figure, axes = _figure(1, len(found["distributions"]), (1.5 + 2.4 * len(found["distributions"]), 3.4))
+    names = list(found["worst"])
+    for ax, (name, known) in zip(axes[0], found["distributions"].items(), strict=True):
+        for row, estimator in enumerate(names):
+            errors = known["estimators"][estimator]
+            colour = COLOURS[1] if estimator == found["chosen"] else COLOURS[0]
+            ax.errorbar(errors["bias"], row, xerr=errors["spread"], fmt="o", color=colour, capsize=2, markersize=5)
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set_yticks(range(len(names)), [] if ax is not axes[0, 0] else [each.replace("_", " ") for each in names])
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_xlabel("estimate - truth (bits)")
+        ax.set_title(f"{name.replace('_', ' ')},\ntruth {known['truth']:.2f} bits")
+    _legend(figure, {"used by the claims": (COLOURS[1], "o"), "other": (COLOURS[0], "o")})
+    figure.suptitle(
+        f"Mutual information of known codes: {found['frames']['test']:,} frames, {found['codebook_size']} codes, "
+        f"{found['draws']} draws; whiskers are 1 standard deviation"
+    )
     return figure
 
 
@@ -109,7 +180,7 @@ def reconstruction_dependence(results: Results) -> Figure:
                         elinewidth=0.8,
                         capsize=2,
                     )
-            ax.set_xlabel(f"MI above baseline at {where}, sum of pairs (bits)")
+            ax.set_xlabel(f"mutual information at {where}, sum of pairs (bits)")
             ax.set_ylabel(label)
     _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)})
     figure.suptitle(
@@ -158,19 +229,26 @@ def scores(results: Results) -> Figure:
 
 
 def likelihood(results: Results) -> Figure:
-    """Held-out bits per frame by codec, joint (flatten) against product of marginals (delay)."""
+    """Held-out bits per frame by codec and pattern, and what each pattern pays over the joint model (flatten)."""
     patterns = list(results.study.language_models)
-    figure, axes = _figure(1, 1, (5.5, 3.8))
-    ax = axes[0, 0]
+    figure, axes = _figure(1, 2, (9, 3.8))
     for position, codec in enumerate(results.codecs):
         for index, pattern in enumerate(patterns):
             models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
-            offset = 0.25 * (index - (len(patterns) - 1) / 2)
-            _marks(ax, position + offset, [results.bits(m) for m in models], COLOURS[index], MARKERS[index])
-    _categories(ax, list(results.codecs))
-    ax.set_ylabel("held-out bits per frame, lower is better")
+            place = position + 0.25 * (index - (len(patterns) - 1) / 2)
+            prices = [price for model in models if (price := results.price(model))]
+            for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
+                _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
+    axes[0, 1].axhline(0, color="black", linewidth=0.8)
+    labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT} on the same codec")
+    for ax, label in zip(axes[0], labels, strict=True):
+        _categories(ax, list(results.codecs))
+        ax.set_ylabel(label)
     _legend(figure, {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)})
-    figure.suptitle(f"Language models' likelihood; {results.confidence:.0%} intervals over tracks")
+    figure.suptitle(
+        "Language models' likelihood, and the price of the product of marginals; "
+        f"{results.confidence:.0%} intervals over tracks"
+    )
     return figure
 
 
@@ -234,9 +312,10 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
 def _matrix(results: Results, codec: str, seed: int, alignment: str) -> np.ndarray:
     """Pairwise mutual information `[K, K]`, NaN on the diagonal."""
     found = results.dependence(codec, seed)["alignments"][alignment]
-    codebooks = len(found["entropy"])
+    codebooks = len(found["perplexity"])
     matrix = np.full((codebooks, codebooks), np.nan)
-    for (a, b), information in zip(found["pairs"], found["mutual_information"], strict=True):
+    values = found["estimators"][results.estimator]["mutual_information"]
+    for (a, b), information in zip(found["pairs"], values, strict=True):
         matrix[a, b] = matrix[b, a] = information["value"]
     return matrix
 
@@ -275,6 +354,10 @@ def _legend(figure: Figure, entries: dict[str, tuple[str, str]]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
 
 
+def _estimator(results: Results) -> str:
+    return results.estimator.replace("_", " ")
+
+
 def _seeds(results: Results) -> str:
     count = len(results.study.seeds)
     return f"{count} seed{'s' * (count > 1)}"
@@ -283,6 +366,9 @@ def _seeds(results: Results) -> str:
 DRAWN: tuple[Callable[[Results], Figure], ...] = (
     dependence,
     dependence_matrices,
+    dependence_by_lag,
+    total_correlation,
+    calibration,
     reconstruction_dependence,
     scores,
     likelihood,

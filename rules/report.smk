@@ -3,6 +3,9 @@
 TABLES = [
     "reconstruction",
     "dependence",
+    "estimators",
+    "total_correlation",
+    "calibration",
     "scores",
     "likelihood",
     "speed",
@@ -13,6 +16,9 @@ TABLES = [
 FIGURES = [
     "dependence",
     "dependence_matrices",
+    "dependence_by_lag",
+    "total_correlation",
+    "calibration",
     "reconstruction_dependence",
     "scores",
     "likelihood",
@@ -27,6 +33,8 @@ rule tables:
         expand(rules.codec_branch.output.history, codec=CODECS, seed=SEEDS),
         expand(rules.reconstruction.output, codec=CODECS, seed=SEEDS),
         expand(rules.measure_dependence.output, codec=CODECS, seed=SEEDS),
+        expand(rules.bound_dependence.output, codec=CODECS, seed=SEEDS),
+        rules.calibrate_dependence.output,
         [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
         [expand(rules.generate.output.timing, **model) for model in MODELS],
         expand(rules.score.output, system=SYSTEMS),
