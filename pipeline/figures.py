@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from pipeline import files, job, statistics
 from pipeline.claims import PAPER
-from pipeline.results import ALIGNMENTS, Results
+from pipeline.results import ALIGNMENTS, JOINT, Results
 from pipeline.statistics import Estimate
 
 FORMATS = ("png", "svg")
@@ -43,8 +43,8 @@ def dependence(results: Results) -> Figure:
     """Mutual information summed over pairs, and its share of the entropies, by codec and alignment."""
     figure, axes = _figure(2, 2, (8, 5.6))
     measures = {
-        "mutual_information": "MI above baseline,\nsum of pairs (bits)",
-        "normalised_by_sum": "MI over sum of entropies,\nmean of pairs",
+        "mutual_information": "mutual information,\nsum of pairs (bits)",
+        "normalised_by_sum": "over sum of entropies,\nmean of pairs",
     }
     for row, (measure, label) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
@@ -57,14 +57,14 @@ def dependence(results: Results) -> Figure:
             ax.set_title(where.capitalize())
     found = results.dependence(*results.runs[0])["alignments"]["equal_time"]
     figure.suptitle(
-        f"Dependence between codebooks, {found['frames']:,} held-out frames of {found['tracks']} tracks; "
-        f"{results.confidence:.0%} intervals over tracks"
+        f"Dependence between codebooks ({_estimator(results)}), {found['frames']:,} held-out frames of "
+        f"{found['tracks']} tracks; {results.confidence:.0%} intervals over tracks"
     )
     return figure
 
 
 def dependence_matrices(results: Results) -> Figure:
-    """Pairwise mutual information above the baseline, mean over seeds, one matrix a codec and alignment."""
+    """Pairwise mutual information, mean over seeds, one matrix a codec and alignment."""
     codecs = list(results.codecs)
     figure, axes = _figure(len(ALIGNMENTS), len(codecs), (2.5 * len(codecs) + 1, 5.4))
     matrices = {
@@ -87,8 +87,82 @@ def dependence_matrices(results: Results) -> Figure:
             ax.set_title(f"{codec}, {where}")
             ax.set_xlabel("codebook")
         row[0].set_ylabel("codebook")
-    figure.colorbar(image, ax=axes, label="MI above baseline (bits)", shrink=0.7)
-    figure.suptitle("Pairwise mutual information of held-out codes, means over seeds")
+    figure.colorbar(image, ax=axes, label="mutual information (bits)", shrink=0.7)
+    figure.suptitle(f"Pairwise mutual information of held-out codes ({_estimator(results)}), means over seeds")
+    return figure
+
+
+def dependence_by_lag(results: Results) -> Figure:
+    """Mutual information summed over pairs against the lag of the later codebook, a panel a seed, a line a codec."""
+    seeds = sorted({seed for _, seed in results.runs})
+    figure, axes = _figure(1, len(seeds), (1 + 3.6 * len(seeds), 3.8))
+    highest = 0.0
+    for ax, seed in zip(axes[0], seeds, strict=True):
+        for index, codec in enumerate(results.codecs):
+            if seed not in results.seeds(codec):
+                continue
+            found = results.dependence(codec, seed)["by_lag"]
+            value, low, high = (
+                [estimate[key] for estimate in found["estimators"][results.estimator]]
+                for key in ("value", "low", "high")
+            )
+            highest = max(highest, *high)
+            ax.fill_between(found["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
+            ax.plot(found["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
+        ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
+        ax.set_xlabel("lag of codebook b behind a < b (frames)")
+        ax.set_title(f"seed {seed}")
+    for ax in axes[0]:
+        ax.set_ylim(0, 1.03 * highest)
+    axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
+    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)})
+    figure.suptitle(
+        f"Dependence by lag, {found['frames']:,} held-out frames ({_estimator(results)});\n"
+        f"bands are {results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def total_correlation(results: Results) -> Figure:
+    """Total correlation of all codebooks, bounded from below by learned prediction, by codec and alignment."""
+    codecs = list(dict(results.heard))
+    figure, axes = _figure(1, len(ALIGNMENTS), (8, 3.4))
+    for ax, (alignment, where) in zip(axes[0], ALIGNMENTS.items(), strict=True):
+        for position, codec in enumerate(codecs):
+            bounds = [results.total_correlation(*run, alignment) for run in results.heard if run[0] == codec]
+            _marks(ax, position, bounds, COLOURS[position])
+        _categories(ax, codecs)
+        _from_zero(ax)
+        ax.set_ylabel("total correlation,\nfrom below (bits)")
+        ax.set_title(where.capitalize())
+    found = results.learned(*results.heard[0])["alignments"]["equal_time"]
+    figure.suptitle(
+        f"Total correlation, learned on {found['train_frames']:,} frames, of {found['frames']:,} held-out frames of "
+        f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def calibration(results: Results) -> Figure:
+    """Bias and spread of every estimator on codes whose mutual information is known, a panel a distribution."""
+    found = results.calibration
+    figure, axes = _figure(1, len(found["distributions"]), (1.5 + 2.4 * len(found["distributions"]), 3.4))
+    names = list(found["worst"])
+    for ax, (name, known) in zip(axes[0], found["distributions"].items(), strict=True):
+        for row, estimator in enumerate(names):
+            errors = known["estimators"][estimator]
+            colour = COLOURS[1] if estimator == found["chosen"] else COLOURS[0]
+            ax.errorbar(errors["bias"], row, xerr=errors["spread"], fmt="o", color=colour, capsize=2, markersize=5)
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set_yticks(range(len(names)), [] if ax is not axes[0, 0] else [each.replace("_", " ") for each in names])
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_xlabel("estimate - truth (bits)")
+        ax.set_title(f"{name.replace('_', ' ')},\ntruth {known['truth']:.2f} bits")
+    _legend(figure, {"used by the claims": (COLOURS[1], "o"), "other": (COLOURS[0], "o")})
+    figure.suptitle(
+        f"Mutual information of known codes: {found['frames']['test']:,} frames, {found['codebook_size']} codes, "
+        f"{found['draws']} draws; whiskers are 1 standard deviation"
+    )
     return figure
 
 
@@ -106,7 +180,7 @@ def reconstruction_dependence(results: Results) -> Figure:
                     for codec, at in zip(names, zip(x, y, strict=True), strict=True):
                         weight = f"{results.codecs[codec].loss.weight:g}"
                         ax.annotate(weight, at, xytext=(3, 3), textcoords="offset points", fontsize=6.5)
-            ax.set_xlabel(f"MI above baseline at {where}, sum of pairs (bits)")
+            ax.set_xlabel(f"mutual information at {where}, sum of pairs (bits)")
             ax.set_ylabel(label)
     _legend(figure, {line: (COLOURS[i], MARKERS[i]) for i, line in enumerate(results.sweeps)}, columns=2)
     figure.suptitle("Reconstruction against dependence on held-out clips; numbers are the loss' weight, a line a seed")
@@ -143,7 +217,7 @@ def criterion(results: Results) -> Figure:
             rho = statistics.rank_correlation(np.asarray(x), np.asarray(y)).rho
             ax.set_title(f"{where.capitalize()}, {what}: Spearman's $\\rho$ = {rho:.2f}")
             ax.set_xlabel("MMD (closed form)")
-            ax.set_ylabel("MI above baseline,\nsum of pairs (bits)")
+            ax.set_ylabel("mutual information,\nsum of pairs (bits)")
             if (np.asarray(x) > 0).all():
                 ax.set_xscale("log")
     _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(names)}, columns=6)
@@ -162,8 +236,7 @@ def scores(results: Results) -> Figure:
         ax.axhspan(floor.low, floor.high, color="#bbbbbb", alpha=0.6, linewidth=0)
         ax.axhline(floor.value, color="#555555", linewidth=1)
         for position, codec in enumerate(results.codecs):
-            seeds = dict.fromkeys(model.seed for model in results.models if model.codec == codec)
-            bound = [measure(f"reconstruction/{codec}-seed{seed}") for seed in seeds]
+            bound = [measure(f"reconstruction/{c}-seed{s}") for c, s in results.heard if c == codec]
             _marks(ax, position - 0.3, bound, "#555555", "_")
             for index, pattern in enumerate(patterns):
                 models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
@@ -192,19 +265,26 @@ def scores(results: Results) -> Figure:
 
 
 def likelihood(results: Results) -> Figure:
-    """Held-out bits per frame by codec, joint (flatten) against product of marginals (delay)."""
+    """Held-out bits per frame by codec and pattern, and what each pattern pays over the joint model (flatten)."""
     patterns = list(results.study.language_models)
-    figure, axes = _figure(1, 1, (5.5, 3.8))
-    ax = axes[0, 0]
+    figure, axes = _figure(1, 2, (9, 3.8))
     for position, codec in enumerate(results.codecs):
         for index, pattern in enumerate(patterns):
             models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
-            offset = 0.25 * (index - (len(patterns) - 1) / 2)
-            _marks(ax, position + offset, [results.bits(m) for m in models], COLOURS[index], MARKERS[index])
-    _categories(ax, list(results.codecs))
-    ax.set_ylabel("held-out bits per frame, lower is better")
+            place = position + 0.25 * (index - (len(patterns) - 1) / 2)
+            prices = [price for model in models if (price := results.price(model))]
+            for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
+                _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
+    axes[0, 1].axhline(0, color="black", linewidth=0.8)
+    labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT} on the same codec")
+    for ax, label in zip(axes[0], labels, strict=True):
+        _categories(ax, list(results.codecs))
+        ax.set_ylabel(label)
     _legend(figure, {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)})
-    figure.suptitle(f"Language models' likelihood; {results.confidence:.0%} intervals over tracks")
+    figure.suptitle(
+        "Language models' likelihood, and the price of the product of marginals; "
+        f"{results.confidence:.0%} intervals over tracks"
+    )
     return figure
 
 
@@ -268,9 +348,10 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure,
 def _matrix(results: Results, codec: str, seed: int, alignment: str) -> np.ndarray:
     """Pairwise mutual information `[K, K]`, NaN on the diagonal."""
     found = results.dependence(codec, seed)["alignments"][alignment]
-    codebooks = len(found["entropy"])
+    codebooks = len(found["perplexity"])
     matrix = np.full((codebooks, codebooks), np.nan)
-    for (a, b), information in zip(found["pairs"], found["mutual_information"], strict=True):
+    values = found["estimators"][results.estimator]["mutual_information"]
+    for (a, b), information in zip(found["pairs"], values, strict=True):
         matrix[a, b] = matrix[b, a] = information["value"]
     return matrix
 
@@ -310,9 +391,16 @@ def _legend(figure: Figure, entries: dict[str, tuple[str, str]], columns: int = 
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
 
 
+def _estimator(results: Results) -> str:
+    return results.estimator.replace("_", " ")
+
+
 DRAWN: tuple[Callable[[Results], Figure], ...] = (
     dependence,
     dependence_matrices,
+    dependence_by_lag,
+    total_correlation,
+    calibration,
     reconstruction_dependence,
     criterion,
     scores,
@@ -320,7 +408,8 @@ DRAWN: tuple[Callable[[Results], Figure], ...] = (
     speed,
     training,
 )
-MUSIC = (scores, likelihood, speed)  # which a study of codecs alone has none of
+# A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
+HEARD = (total_correlation, scores, likelihood, speed)
 FIGURES = tuple(draw.__name__ for draw in DRAWN)
 FILES = tuple(f"{name}.{suffix}" for name in FIGURES for suffix in FORMATS)
 
@@ -335,7 +424,7 @@ def main() -> None:
     results = Results(args.results, args.params)
     with mpl.rc_context(STYLE):
         for name, draw in zip(FIGURES, DRAWN, strict=True):
-            if results.models or draw not in MUSIC:
+            if results.models or draw not in HEARD:
                 save(draw(results), args.out / name)
 
 

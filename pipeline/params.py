@@ -217,6 +217,24 @@ class Codec(_Section):
         return self
 
 
+class Learned(_Section):
+    """The networks that predict one codebook from others, and the training of each."""
+
+    hidden: Count  # units
+    steps: Count
+    batch_size: Count  # frames
+    learning_rate: Positive
+
+
+class Calibration(_Section):
+    """Runs of every estimator on codes of known mutual information."""
+
+    draws: Annotated[int, Field(ge=2)]  # of each distribution
+    copied: Fraction  # share of the frames in which codebook 2 repeats codebook 1
+    repeated: Fraction  # share of the frames in which a codebook of the Markov pair repeats its last code
+    correlation: Fraction  # of the Gaussian pair
+
+
 class Dependence(_Section):
     """Measurement of the dependence between codebooks on held-out codes."""
 
@@ -224,6 +242,8 @@ class Dependence(_Section):
     bootstrap: Count  # resamples of tracks behind an interval
     snapshot_clips: Count  # on which a codec's snapshots are measured
     seed: Natural
+    learned: Learned
+    calibration: Calibration
 
 
 class LanguageModel(_Section):

@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline import files, params, statistics
 from pipeline.statistics import Estimate
 
+JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
 
 
@@ -68,6 +69,11 @@ class Results:
             lines.setdefault(", ".join(words), without[:1]).append(name)
         return lines
 
+    @property
+    def heard(self) -> list[tuple[str, int]]:
+        """Codecs and seeds that have language models."""
+        return list(dict.fromkeys((model.codec, model.seed) for model in self.models))
+
     def seeds(self, *codecs: str) -> list[int]:
         """Seeds that all of these codecs were trained with."""
         return [seed for seed in self.codecs[codecs[0]].seeds if all(seed in self.codecs[c].seeds for c in codecs)]
@@ -108,15 +114,41 @@ class Results:
     def snapshots(self, codec: str, seed: int, alignment: str) -> pd.DataFrame:
         """MMD and mutual information over a codec's training, as `pipeline.snapshots` writes it."""
         found = pd.read_csv(self._path(f"dependence/snapshots/{codec}-seed{seed}.csv"))
-        return found[found["alignment"] == alignment]
+        return found[(found["alignment"] == alignment) & (found["estimator"] == self.estimator)]
 
-    def total(self, codec: str, seed: int, alignment: str, measure: str) -> Estimate:
-        """One of `dependence.SUMS` under one of `ALIGNMENTS`."""
-        return self._estimate(self.dependence(codec, seed)["alignments"][alignment]["total"][measure])
+    @cached_property
+    def calibration(self) -> dict[str, Any]:
+        """Errors of every estimator of dependence where the truth is known, as `pipeline.calibration` writes them."""
+        return self._json("dependence/calibration.json")
+
+    @property
+    def estimator(self) -> str:
+        """The estimator of mutual information that calibration chose, by which all of the report goes."""
+        return self.calibration["chosen"]
+
+    def total(self, codec: str, seed: int, alignment: str, measure: str, estimator: str | None = None) -> Estimate:
+        """One of `dependence.SUMS` under one of `ALIGNMENTS`, by the chosen estimator where none is named."""
+        found = self.dependence(codec, seed)["alignments"][alignment]["estimators"]
+        return self._estimate(found[estimator or self.estimator]["total"][measure])
+
+    def learned(self, codec: str, seed: int) -> dict[str, Any]:
+        """Bounds on what a codec's codebooks share, as `pipeline.difference_of_entropies` writes them."""
+        return self._json(f"dependence/learned/{codec}-seed{seed}.json")
+
+    def total_correlation(self, codec: str, seed: int, alignment: str) -> Estimate:
+        """Total correlation of all codebooks in bits, bounded from below."""
+        return self._estimate(self.learned(codec, seed)["alignments"][alignment]["total_correlation"])
 
     def bits(self, model: Model) -> Estimate:
         """Bits per frame that a language model needs for the test split's tokens."""
         return self._mean(f"lm/{model.name}/held_out.npz", "bits_per_frame")
+
+    def price(self, model: Model) -> Estimate | None:
+        """Bits per frame of a model minus those of the joint model of its codec; None where the study has no such."""
+        joint = model._replace(pattern=JOINT)
+        if model.pattern == JOINT or not {model, joint} <= set(self.models):
+            return None
+        return statistics.difference(self.bits(model), self.bits(joint), self.confidence)
 
     def timing(self, model: Model) -> dict[str, Any]:
         """Steps and seconds of generation."""

@@ -16,27 +16,30 @@ from safetensors.torch import load_file
 
 from pipeline import codec as codecs
 from pipeline import job, params
-from pipeline.dependence import ALIGNMENTS, pairwise, shuffled
+from pipeline.dependence import ALIGNMENTS, pairwise
 from pipeline.files import atomic, read_array, read_json
+from pipeline.information import shuffled
 from pipeline.reconstruction import criterion
 from pipeline.tokens import encoded
 
-COLUMNS = ("step", "alignment", "mmd", "mutual_information", "entropy")
+COLUMNS = ("step", "alignment", "estimator", "mmd", "mutual_information", "entropy")
 
 
 def measured(
     codes: np.ndarray, codec: codecs.Codec, macro: params.IndependenceTraining, settings: params.Dependence
 ) -> list[dict[str, float | str]]:
-    """MMD, mutual information above the shuffled baseline and entropy, each summed, of codes `[n, K, T']`; bits."""
+    """MMD of codes `[n, K, T']`, and mutual information and entropy, summed, by every estimator; bits."""
     mmd = criterion(codec, torch.from_numpy(codes.astype(np.int64)), macro)
     size, rows = codec.configuration["codebook_size"], []
     for name, align in ALIGNMENTS.items():
         aligned = align(codes)
         flat = aligned.transpose(1, 0, 2).reshape(aligned.shape[1], -1)
         generator = np.random.default_rng(settings.seed)
-        found = pairwise(flat, [shuffled(flat, generator) for _ in range(settings.shuffles)], size)
-        information, _, _, entropy = found.totals()
-        rows.append({"alignment": name, "mmd": mmd[name], "mutual_information": information, "entropy": entropy})
+        orders = [shuffled(flat, generator) for _ in range(settings.shuffles)]
+        for estimator, found in pairwise(flat, orders, size).items():
+            information, _, _, entropy = found.totals()
+            measures = {"mmd": mmd[name], "mutual_information": information, "entropy": entropy}
+            rows.append({"alignment": name, "estimator": estimator, **measures})
     return rows
 
 

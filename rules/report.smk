@@ -1,14 +1,25 @@
 """Report: tables, figures and the claims."""
 
-# A study without language models has none of the music ones.
-MUSIC = ["scores", "likelihood", "speed"] if MODELS else []
-TABLES = ["reconstruction", "dependence", *MUSIC, "published", "claims", "findings"]
+# A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
+OF_MODELS = ["total_correlation", "scores", "likelihood", "speed"] if MODELS else []
+TABLES = [
+    "reconstruction",
+    "dependence",
+    "estimators",
+    "calibration",
+    *OF_MODELS,
+    "published",
+    "claims",
+    "findings",
+]
 FIGURES = [
     "dependence",
     "dependence_matrices",
+    "dependence_by_lag",
+    "calibration",
     "reconstruction_dependence",
     "criterion",
-    *MUSIC,
+    *OF_MODELS,
     "training",
 ]
 
@@ -20,6 +31,8 @@ rule tables:
         [expand(rules.reconstruction.output, **run) for run in RUNS],
         [expand(rules.measure_dependence.output, **run) for run in RUNS],
         [expand(rules.measure_snapshots.output, **run) for run in RUNS],
+        [expand(rules.bound_dependence.output, **run) for run in HEARD],
+        rules.calibrate_dependence.output,
         [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
         [expand(rules.generate.output.timing, **model) for model in MODELS],
         expand(rules.score.output, system=SYSTEMS),

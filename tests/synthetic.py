@@ -5,11 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import dependence, files, params, statistics
+from pipeline import calibration, dependence, files, params, statistics
+from pipeline.information import ESTIMATORS
 from pipeline.results import Model
 
 CLIPS, TRACKS, FRAMES, CODEBOOKS, SIZE = 60, 12, 100, 4, 32
 TRACK = np.array([f"track{i % TRACKS:02d}" for i in range(CLIPS)])
+TRACK_NUMBER = np.arange(CLIPS) % TRACKS
 BOOTSTRAP = 40
 
 
@@ -33,11 +35,11 @@ def write(root: Path, whole: dict, effect: float = 1.0) -> None:
             _trunk(root, f"{settings.quantizer}-seed{seed}")
             helped = effect * (settings.loss.weight > 0)
             _codec(root, f"{codec}-seed{seed}", helped, seed)
-            _dependence(
-                root, f"{codec}-seed{seed}", params.Dependence.model_validate(whole["dependence"]), helped, seed
-            )
+            measuring = params.Dependence.model_validate(whole["dependence"])
+            _dependence(root, f"{codec}-seed{seed}", measuring, helped, helped * (1 + settings.loss.delay), seed)
             _score(root, f"reconstruction/{codec}-seed{seed}", 2.0, 0.2, index)
     _score(root, "floor", 1.5, 2.5, 0)
+    _calibration(root)
     for pattern, models in study.language_models.items():
         for codec in models.codecs:
             loss = study.codecs[codec].loss
@@ -89,32 +91,82 @@ def _codec(root: Path, name: str, helped: float, seed: int) -> None:
         {
             "step": step,
             "alignment": name,
+            "estimator": estimator,
             "mmd": value * (2 - share),
             "mutual_information": 2 - share * helped,
             "entropy": 19,
         }
         for step, share in ((1500, 0.5), (2000, 1.0))
         for name, value in mmd.items()
+        for estimator in ESTIMATORS
     ]
     path = root / f"dependence/snapshots/{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False)
 
 
-def _dependence(root: Path, name: str, settings: params.Dependence, helped: float, seed: int) -> None:
+def _dependence(
+    root: Path, name: str, settings: params.Dependence, helped: float, helped_delayed: float, seed: int
+) -> None:
     generator = np.random.default_rng(seed)
     fresh = generator.integers(SIZE, size=(CLIPS, CODEBOOKS, FRAMES))
-    kept = generator.random((CLIPS, CODEBOOKS, FRAMES)) < 0.4 - 0.1 * helped
-    codes = np.where(kept, fresh[:, :1], fresh)
+    copied = generator.random((CLIPS, CODEBOOKS, FRAMES))
+    # Codes that are alike at equal time alone leave nothing to see under the delay shift: others stand in for them.
+    alike = {"equal_time": helped, "delayed": helped_delayed}
+    codes = {alignment: np.where(copied < 0.4 - 0.1 * help_, fresh[:, :1], fresh) for alignment, help_ in alike.items()}
     found = {
-        alignment: dependence.measure(align(codes), TRACK, SIZE, settings, 0.95)
-        for alignment, align in dependence.ALIGNMENTS.items()
+        alignment: dependence.measure(each, TRACK_NUMBER, SIZE, settings, 0.95) for alignment, each in codes.items()
     }
-    # Codes that are alike at equal time alone would leave nothing to see under the delay shift.
-    found["delayed"] = {**found["equal_time"], "frames": found["delayed"]["frames"]}
-    controls = dependence.controls(codes.transpose(1, 0, 2).reshape(CODEBOOKS, -1), SIZE, settings)
-    result = {"codec": name, "codebook_size": SIZE, "alignments": found, "controls": controls}
+    found["delayed"]["frames"] = CLIPS * (FRAMES - CODEBOOKS + 1)
+    by_lag = {
+        estimator: [
+            {key: values["total"]["mutual_information"][key] * 0.8 ** abs(lag) for key in ("value", "low", "high")}
+            for lag in dependence.LAGS
+        ]
+        for estimator, values in found["equal_time"]["estimators"].items()
+    }
+    result = {
+        "codec": name,
+        "codebook_size": SIZE,
+        "alignments": found,
+        "by_lag": {"lags": list(dependence.LAGS), "frames": CLIPS * (FRAMES - 16), "estimators": by_lag},
+        "controls": dependence.controls(codes["equal_time"].transpose(1, 0, 2).reshape(CODEBOOKS, -1), SIZE, settings),
+    }
     files.write_json(root / f"dependence/{name}.json", result)
+    _learned(root, name, {alignment: 1.0 - 0.1 * help_ for alignment, help_ in alike.items()}, seed)
+
+
+def _learned(root: Path, name: str, bits: dict[str, float], seed: int) -> None:
+    drawn = statistics.multiplicities(TRACKS, BOOTSTRAP, 0)
+    spread = 0.05 * (drawn @ np.linspace(-1, 1, TRACKS)) / TRACKS
+    alignments = {
+        alignment: {
+            "frames": CLIPS * FRAMES,
+            "tracks": TRACKS,
+            "train_frames": 10 * CLIPS * FRAMES,
+            "total_correlation": statistics.interval(value, value + spread, 0.95).json(resamples=True),
+            "given_previous": [{"value": value / 3} for _ in range(CODEBOOKS - 1)],
+            "given_others": [{"value": value / 2} for _ in range(CODEBOOKS)],
+        }
+        for alignment, value in bits.items()
+    }
+    known = {"positive": {"measured": 4.9, "truth": 5.0}}
+    known |= {control: {"measured": 0.0, "truth": 0.0} for control in ("negative", "rolled")}
+    files.write_json(root / f"dependence/learned/{name}.json", {"alignments": alignments, "controls": known})
+
+
+def _calibration(root: Path) -> None:
+    names = (*ESTIMATORS, calibration.LEARNED)
+    errors = {name: {"bias": 0.1 * i, "spread": 0.01, "error": 0.1 * i} for i, name in enumerate(reversed(names))}
+    found = {
+        "frames": {"train": 10 * CLIPS * FRAMES, "validation": CLIPS * FRAMES, "test": CLIPS * FRAMES},
+        "codebook_size": SIZE,
+        "draws": 2,
+        "distributions": {each: {"truth": 0.5, "estimators": errors} for each in ("independent", "noisy_copy")},
+        "worst": {name: each["error"] for name, each in errors.items()},
+        "chosen": "shuffled_baseline",
+    }
+    files.write_json(root / "dependence/calibration.json", found)
 
 
 def _score(root: Path, system: str, fad: float, kl: float, seed: int) -> None:

@@ -19,6 +19,16 @@ def test_interval_of_a_mean_has_the_width_of_the_normal_one() -> None:
     assert found.high - found.low == pytest.approx(2 * half, rel=0.1)
 
 
+def test_left_out_tracks_give_the_interval_of_a_mean() -> None:
+    """The influence of a value on a mean is its distance from it, so both ways must draw the same resamples."""
+    values = np.random.default_rng(0).normal(size=40)
+    left_out = (values.sum() - values) / 39
+    found = statistics.jackknife(values.mean(), left_out, resamples=500, seed=0, confidence=0.9)
+    expected = _mean(values, np.arange(40))
+    np.testing.assert_allclose(found.resamples, expected.resamples)
+    np.testing.assert_allclose(found[:3], expected[:3])
+
+
 def test_clips_of_one_track_count_once() -> None:
     """Copies of a clip say nothing new: the interval must not shrink."""
     values, tracks = np.random.default_rng(0).normal(size=40), np.arange(40)
