@@ -39,7 +39,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pipeline import statistics
-from pipeline.results import ALIGNMENTS, Model, Results
+from pipeline.results import ALIGNMENTS, ESTIMATORS, Model, Results
 from pipeline.statistics import Estimate
 
 SUPPORTED = "supported"
@@ -145,7 +145,9 @@ def _c1(results: Results) -> Claim:
                 _finding("summed entropy (relative)", between, seed, entropy),
                 _beyond_pairs(results, ours, theirs, seed, alignment),
             ]
-    measured = f"pairwise mutual information of held-out codes ({results.estimator}), with the loss minus without"
+    measured = (
+        f"pairwise mutual information of held-out codes ({ESTIMATORS[results.estimator]}), with the loss minus without"
+    )
     claim = _claim("C1", measured, _held_out(results), findings)
     if not cost:
         return claim
