@@ -42,7 +42,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline import statistics
-from pipeline.results import ALIGNMENTS, Model, Results
+from pipeline.results import ALIGNMENTS, ESTIMATORS, Model, Results
 from pipeline.statistics import Estimate
 
 SUPPORTED = "supported"
@@ -149,7 +149,9 @@ def _less_dependence(results: Results, id_: str, quantizers: list[str]) -> Claim
                 _finding("summed entropy (relative)", between, seed, entropy),
                 *_beyond_pairs(results, ours, theirs, seed, alignment),
             ]
-    measured = f"pairwise mutual information of held-out codes ({results.estimator}), with the loss minus without"
+    measured = (
+        f"pairwise mutual information of held-out codes ({ESTIMATORS[results.estimator]}), with the loss minus without"
+    )
     claim = _claim(id_, measured, _held_out(results), findings)
     if not cost:
         return claim

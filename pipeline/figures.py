@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from pipeline import files, job, statistics
 from pipeline.claims import PAPER
-from pipeline.results import ALIGNMENTS, JOINT, Results
+from pipeline.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, JOINT, Results
 from pipeline.statistics import Estimate
 
 FORMATS = ("png", "svg")
@@ -57,8 +57,8 @@ def dependence(results: Results) -> Figure:
             ax.set_title(where.capitalize())
     found = results.dependence(*results.runs[0])["alignments"]["equal_time"]
     figure.suptitle(
-        f"Dependence between codebooks ({_estimator(results)}), {found['frames']:,} held-out frames of "
-        f"{found['tracks']} tracks; {results.confidence:.0%} intervals over tracks"
+        f"Dependence between codebooks ({ESTIMATORS[results.estimator]}), {found['frames']:,} held-out frames of "
+        f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
     )
     return figure
 
@@ -88,7 +88,9 @@ def dependence_matrices(results: Results) -> Figure:
             ax.set_xlabel("codebook")
         row[0].set_ylabel("codebook")
     figure.colorbar(image, ax=axes, label="mutual information (bits)", shrink=0.7)
-    figure.suptitle(f"Pairwise mutual information of held-out codes ({_estimator(results)}), means over seeds")
+    figure.suptitle(
+        f"Pairwise mutual information of held-out codes ({ESTIMATORS[results.estimator]}), means over seeds"
+    )
     return figure
 
 
@@ -110,14 +112,14 @@ def dependence_by_lag(results: Results) -> Figure:
             ax.fill_between(found["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
             ax.plot(found["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
         ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
-        ax.set_xlabel("lag of codebook b behind a < b (frames)")
+        ax.set_xlabel("lag of codebook b behind codebook a < b (frames)")
         ax.set_title(f"seed {seed}")
     for ax in axes[0]:
         ax.set_ylim(0, 1.03 * highest)
     axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
     _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)})
     figure.suptitle(
-        f"Dependence by lag, {found['frames']:,} held-out frames ({_estimator(results)});\n"
+        f"Dependence by lag, {found['frames']:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
         f"bands are {results.confidence:.0%} intervals over tracks"
     )
     return figure
@@ -154,10 +156,11 @@ def calibration(results: Results) -> Figure:
             colour = COLOURS[1] if estimator == found["chosen"] else COLOURS[0]
             ax.errorbar(errors["bias"], row, xerr=errors["spread"], fmt="o", color=colour, capsize=2, markersize=5)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_yticks(range(len(names)), [] if ax is not axes[0, 0] else [each.replace("_", " ") for each in names])
+        ax.set_yticks(range(len(names)), [] if ax is not axes[0, 0] else [ESTIMATORS[each] for each in names])
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.set_xlabel("estimate - truth (bits)")
-        ax.set_title(f"{name.replace('_', ' ')},\ntruth {known['truth']:.2f} bits")
+        ax.set_title(f"{DISTRIBUTIONS[name]},\ntruth {known['truth']:.2f} bits")
+        ax.sharex(axes[0, 0])
     _legend(figure, {"used by the claims": (COLOURS[1], "o"), "other": (COLOURS[0], "o")})
     figure.suptitle(
         f"Mutual information of known codes: {found['frames']['test']:,} frames, {found['codebook_size']} codes, "
@@ -276,7 +279,7 @@ def likelihood(results: Results) -> Figure:
             for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
                 _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
     axes[0, 1].axhline(0, color="black", linewidth=0.8)
-    labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT} on the same codec")
+    labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT}\non the same codec and seed")
     for ax, label in zip(axes[0], labels, strict=True):
         _categories(ax, list(results.codecs))
         ax.set_ylabel(label)
@@ -389,10 +392,6 @@ def _legend(figure: Figure, entries: dict[str, tuple[str, str]], columns: int = 
         for label, (colour, marker) in entries.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
-
-
-def _estimator(results: Results) -> str:
-    return results.estimator.replace("_", " ")
 
 
 DRAWN: tuple[Callable[[Results], Figure], ...] = (

@@ -12,6 +12,22 @@ from pipeline import files, params, statistics
 from pipeline.statistics import Estimate
 
 JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
+# As `pipeline.information`, `pipeline.difference_of_entropies` and `pipeline.calibration` call them -> as shown.
+ESTIMATORS = {
+    "plug_in": "plug-in",
+    "miller_madow": "Miller-Madow",
+    "grassberger": "Grassberger",
+    "chao_shen": "Chao-Shen",
+    "chao_wang_jost": "Chao-Wang-Jost",
+    "shuffled_baseline": "shuffled baseline",
+    "difference_of_entropies": "learned bound",
+}
+DISTRIBUTIONS = {
+    "independent": "independent",
+    "noisy_copy": "noisy copy",
+    "markov_pair": "Markov pair",
+    "quantised_gaussian": "quantised Gaussian",
+}
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from pipeline import claims, files, job, provenance
 from pipeline.claims import Claim
-from pipeline.results import ALIGNMENTS, JOINT, Model, Results
+from pipeline.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, JOINT, Model, Results
 from pipeline.statistics import Estimate
 
 TABLES = (
@@ -103,7 +103,10 @@ def estimators(results: Results) -> list[Row]:
         for alignment, where in ALIGNMENTS.items():
             names = results.dependence(codec, results.seeds(codec)[0])["alignments"][alignment]["estimators"]
             measured = [
-                {f"{name} (bits)": results.total(codec, seed, alignment, "mutual_information", name) for name in names}
+                {
+                    f"{ESTIMATORS[name]} (bits)": results.total(codec, seed, alignment, "mutual_information", name)
+                    for name in names
+                }
                 for seed in results.seeds(codec)
             ]
             rows += _with_mean(results, {"codec": codec, "alignment": where}, results.seeds(codec), measured)
@@ -145,9 +148,9 @@ def calibration(results: Results) -> list[Row]:
     found = results.calibration
     rows: list[Row] = [
         {
-            "distribution": name.replace("_", " "),
+            "distribution": DISTRIBUTIONS[name],
             "truth (bits)": known["truth"],
-            "estimator": estimator,
+            "estimator": ESTIMATORS[estimator],
             **{f"{error} (bits)": float(errors[key]) for error, key in ERRORS.items()},
             "verdict": "",
         }
@@ -156,7 +159,7 @@ def calibration(results: Results) -> list[Row]:
     ]
     for estimator, error in found["worst"].items():
         verdict = "used by the claims" if estimator == found["chosen"] else ""
-        worst = {"distribution": "worst case", "truth (bits)": "", "estimator": estimator}
+        worst = {"distribution": "worst case", "truth (bits)": "", "estimator": ESTIMATORS[estimator]}
         rows.append({**worst, **dict.fromkeys((f"{name} (bits)" for name in ERRORS), ""), "verdict": verdict})
         rows[-1]["mean absolute error (bits)"] = float(error)
     return rows

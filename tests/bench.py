@@ -3,6 +3,7 @@
     make bench                          # all
     python tests/bench.py loss 2944     # one, of a size
     python tests/bench.py codec
+    python tests/bench.py dependence 10000000   # at full size
 
 Every measurement is a process of its own, and the sides take turns, so that neither a busy minute nor the other's
 memory falls on one side alone.
@@ -29,24 +30,28 @@ KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": s
 TURNS = {2944: 3, 11776: 1}  # of the loss, at the rows of one and of four of the paper's GPUs
 DENSE_CLOSED_FORM = 6000  # rows up to which its K + 1 matrices a bandwidth fit a machine of 16 GiB
 TARGET = {2944: 5, 11776: 8}
+# Of dependence: codebooks, codes, frames of a clip and, where no size is given, in all; the rival's pairs are a sample.
+STREAMS, CODES, CLIP, FRAMES, RIVALS_PAIRS = 16, 2048, 1000, 1_000_000, 3
 
 
 def main() -> None:
     """Runs all benchmarks, or is the process of one measurement."""
     parser = argparse.ArgumentParser(description="Measure this project's parts against their rivals.")
-    parser.add_argument("what", nargs="?", choices=["loss", "codec"], help="all, where it is left out")
-    parser.add_argument("size", nargs="?", type=int, help="rows, for the loss")
+    parser.add_argument("what", nargs="?", choices=["loss", "codec", "dependence"], help="all, where it is left out")
+    parser.add_argument("size", nargs="?", type=int, help="rows, for the loss; frames, for dependence")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.side:
         sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-        one = _one_loss if arguments.what == "loss" else _one_codec
+        one = {"loss": _one_loss, "codec": _one_codec, "dependence": _one_dependence}[arguments.what]
         print(json.dumps(one(arguments.side, arguments.size or 0, arguments.threads)))
         return
-    if arguments.what != "loss":
+    if arguments.what in (None, "codec"):
         _codec(arguments.threads)
-    if arguments.what != "codec":
+    if arguments.what in (None, "dependence"):
+        _dependence(arguments.size or FRAMES, arguments.threads)
+    if arguments.what in (None, "loss"):
         for size in [arguments.size] if arguments.size else TURNS:
             _loss(size, arguments.threads)
 
@@ -212,6 +217,54 @@ def _one_loss(side: str, rows: int, threads: int) -> dict[str, float]:
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "mebibytes": (peak - before) / 1024, "estimate": value.item()}
+
+
+def _dependence(frames: int, threads: int) -> None:
+    """All pairs of codebooks in one pass over memory-mapped tokens, against scikit-learn pair by pair."""
+    pairs = STREAMS * (STREAMS - 1) // 2
+    print(f"dependence, K = {STREAMS}, {CODES} codes, {frames:,} frames, {pairs} pairs, 1 thread", flush=True)
+    found = _turns("dependence", frames, {"ours": {}, "scikit-learn": {}}, threads, 1)
+    ours, theirs = found["ours"], found["scikit-learn"]
+    apart = max(abs(ours[key] - theirs[key]) for key in theirs if key.startswith("pair"))
+    print(f"  ours          {ours['seconds']:8.1f} s for all pairs, {ours['mebibytes']:.0f} MiB")
+    print(
+        f"  scikit-learn  {theirs['seconds']:8.1f} s for {RIVALS_PAIRS} of them, taken {pairs / RIVALS_PAIRS:g} times"
+    )
+    faster = theirs["seconds"] * pairs / RIVALS_PAIRS / ours["seconds"]
+    print(f"  {faster:.0f}x the speed (wanted: 10x), values {apart:.0e} bits apart (wanted: 1e-9)", flush=True)
+
+
+def _one_dependence(side: str, frames: int, _: int) -> dict[str, float]:
+    """Seconds, peak memory beyond the libraries, and the first pairs' plug-in mutual information in bits."""
+    import tempfile
+
+    import numpy as np
+    from sklearn.metrics import mutual_info_score
+
+    from pipeline.information import histograms, information
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokens.npy"
+        tokens = np.lib.format.open_memmap(path, "w+", np.uint16, (frames // CLIP, STREAMS, CLIP))
+        generator = np.random.default_rng(0)
+        for clip in tokens:
+            fresh = generator.integers(CODES, size=clip.shape, dtype=np.uint16)
+            clip[:] = np.where(generator.random(clip.shape) < 0.3, fresh[:1], fresh)
+        tokens.flush()
+        tokens = np.load(path, mmap_mode="r")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        started = time.perf_counter()
+        if side == "ours":
+            values = information(histograms(tokens, CODES), ["plug_in"])["plug_in"].mutual
+        else:
+            values = [
+                mutual_info_score(tokens[:, 0].ravel(), tokens[:, k].ravel()) / np.log(2)
+                for k in range(1, RIVALS_PAIRS + 1)
+            ]
+        seconds = time.perf_counter() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = {f"pair {k}": float(value) for k, value in enumerate(values[:RIVALS_PAIRS])}
+    return {"seconds": seconds, "mebibytes": (peak - before) / 1024, **found}
 
 
 if __name__ == "__main__":
