@@ -50,8 +50,8 @@ def pattern(name: str, codebooks: int, frames: int) -> Pattern:
     - `partial-delay`: the first codebook at step t, all others one step later; T + 1 steps.
     - `flatten`: codebook k of frame t at step K t + k; K T steps, and no two tokens share one: the exact joint model.
     - `partial-flatten`: two steps a frame, the first codebook and then all others; 2 T steps.
-    - `coarse-first`: the first codebook of all frames, then all others frame by frame; 2 T steps. Fine tokens see all of
-      the coarse ones, so that a model must generate the length on which it was trained.
+    - `coarse-first`: the first codebook of all frames, then all others frame by frame; 2 T steps. Fine tokens see all
+      of the coarse ones, so that a model must generate the length on which it was trained.
     - `valle`: what figure 1 names after VALL-E, and the ablation `coarse-first`: one pattern with two names.
 
     Raises:

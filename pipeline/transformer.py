@@ -14,6 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# With "medium", torch hands float32 products to oneDNN, on most machines without a change in precision and on CPUs
+# with AVX-512 at twice the speed.
+MATMUL_PRECISION = "medium"
+
 
 class TextCache(NamedTuple):
     """Keys and values of the text in one layer; rows and heads folded into one dimension, B H."""
@@ -188,10 +192,7 @@ def _attend(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = N
 
 @contextmanager
 def _batched_products() -> Iterator[None]:
-    """Keeps many small products of one row each from oneDNN, which takes five times as long for them.
-
-    With "medium", torch hands it every product of float32 matrices; large ones it does in half the time.
-    """
+    """Keeps from oneDNN the many small products of one row each, for which it takes five times as long."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -6,6 +6,7 @@ TABLES = [
     "scores",
     "likelihood",
     "speed",
+    "patterns",
     "published",
     "claims",
     "findings",
@@ -17,6 +18,7 @@ FIGURES = [
     "scores",
     "likelihood",
     "speed",
+    "patterns",
     "training",
 ]
 
@@ -29,6 +31,7 @@ rule tables:
         [expand(rules.measure_dependence.output, **run) for run in RUNS],
         [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
         [expand(rules.generate.output.timing, **model) for model in MODELS],
+        rules.pattern_speed.output if MODELS else [],
         expand(rules.score.output, system=SYSTEMS),
     output:
         [

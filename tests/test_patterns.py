@@ -15,26 +15,19 @@ frames = st.integers(0, 7)
 def slow_layout(name: str, codebooks: int, frames: int) -> list[list[tuple[int, int]]]:
     """Tokens (codebook, frame) of each step, written out step by step."""
     everything, fine = range(codebooks), range(1, codebooks)
-    layout: list[list[tuple[int, int]]] = []
     if name == "parallel":
-        for t in range(frames):
-            layout.append([(k, t) for k in everything])
+        layout = [[(k, t) for k in everything] for t in range(frames)]
     elif name == "flatten":
-        for t in range(frames):
-            for k in everything:
-                layout.append([(k, t)])
+        layout = [[(k, t)] for t in range(frames) for k in everything]
     elif name == "partial-flatten":
-        for t in range(frames):
-            layout += [[(0, t)], [(k, t) for k in fine]]
+        layout = [tokens for t in range(frames) for tokens in ([(0, t)], [(k, t) for k in fine])]
     elif name in ("coarse-first", "valle"):
-        for t in range(frames):
-            layout.append([(0, t)])
-        for t in range(frames):
-            layout.append([(k, t) for k in fine])
+        layout = [[(0, t)] for t in range(frames)] + [[(k, t) for k in fine] for t in range(frames)]
     else:
-        for s in range(frames + codebooks):
-            delays = {k: k if name == "delay" else min(k, 1) for k in everything}
-            layout.append([(k, s - delays[k]) for k in everything if 0 <= s - delays[k] < frames])
+        delays = [k if name == "delay" else min(k, 1) for k in everything]
+        layout = [
+            [(k, s - delays[k]) for k in everything if 0 <= s - delays[k] < frames] for s in range(frames + codebooks)
+        ]
     return [tokens for tokens in layout if tokens]
 
 

@@ -41,7 +41,7 @@ def test_tables_are_complete_and_the_same_twice(
     metrics = json.loads(written["metrics.json"])
     assert metrics["lm"]["delay"]["mmd"]["fad_mtt"] == pytest.approx(7)
     found = pd.read_csv(tmp_path / "a" / "scores.csv")
-    assert len(found) == 1 + 3 + 6
+    assert len(found) == 1 + 3 + 8
     assert (found["FAD-MTT low"] <= found["FAD-MTT"]).all()
     assert "FAD" not in {column.split(",")[0] for column in found}  # never without the name of its model
     assert pd.read_csv(tmp_path / "a" / "claims.csv")["verdict"].notna().all()
