@@ -1,12 +1,15 @@
-"""Text as language models read it: MiniLM's token states of every caption, computed once.
+"""Text as language models read it: an encoder's token states of every caption, computed once for all models.
 
-Differs from MusicGen in the encoder: `all-MiniLM-L6-v2` (384-d, shipped in a Python package) in place of T5-base.
+The default differs from MusicGen in the encoder: `all-MiniLM-L6-v2` (384-d, shipped in a Python package) in place of
+T5-base, which `conditioner.encoder` takes from a folder, or by its name where the model hub can be reached.
 
     python -m pipeline.conditioning --downloads .cache/downloads --manifest results/corpus/manifest.parquet \
         --out results/lm/text
 """
 
 import os
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,11 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import job
+from pipeline import job, params
 from pipeline.fetch import minilm_folder
 from pipeline.files import atomic
 
-MAX_TOKENS = 48  # of a caption; what is longer is cut
+MINILM = "minilm"
 BATCH_SIZE = 64  # captions
 
 
@@ -59,16 +62,35 @@ class TextStates:
         return states, torch.arange(states.shape[1]) < lengths[:, None]
 
 
-def embed(captions: Sequence[str], folder: Path) -> TextStates:
-    """Last hidden states of the encoder in `folder`, [CLS] and [SEP] among them, for unique captions."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from transformers import AutoModel, AutoTokenizer
+def embed(captions: Sequence[str], source: Path | str, max_tokens: int) -> TextStates:
+    """Last hidden states of an encoder, those of its special tokens among them, for unique captions.
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    encoder = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    if encoder.get_input_embeddings().num_embeddings != len(tokenizer):
-        raise ValueError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, not those of the encoder beside it")
-    tokens = [tokenizer(c, truncation=True, max_length=MAX_TOKENS)["input_ids"] for c in captions]
+    Args:
+        captions: texts, of which at most `max_tokens` tokens are read.
+        source: folder of the encoder, or its name on the model hub; of a T5 the encoder alone is used.
+        max_tokens: including special tokens.
+
+    Raises:
+        JobError: there is no such encoder.
+        ValueError: its tokenizer is another's.
+    """
+    # Rules keep every job off the hub; a name is the one wish to reach it, and out of reach it may be in the cache.
+    local = Path(source).is_dir() or not _hub_answers()
+    os.environ["HF_HUB_OFFLINE"] = "1" if local else "0"
+    from transformers import AutoModelForTextEncoding, AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=local)
+        encoder = AutoModelForTextEncoding.from_pretrained(source, local_files_only=local).eval()
+    except (OSError, ValueError) as error:
+        raise job.JobError(
+            f"conditioner.encoder is {source}: no text encoder there ({str(error).splitlines()[0]}); give the folder "
+            f"of one, as `save_pretrained` writes it, a hub's name if the hub can be reached from here, or {MINILM}"
+        ) from None
+    # T5 rounds its embeddings up to a multiple of 128.
+    if not 0 <= encoder.get_input_embeddings().num_embeddings - len(tokenizer) < 128:
+        raise ValueError(f"{source}: the tokenizer has {len(tokenizer)} tokens, not those of the encoder beside it")
+    tokens = [tokenizer(c, truncation=True, max_length=max_tokens)["input_ids"] for c in captions]
     states: list[Tensor] = [torch.empty(0)] * len(tokens)
     # Captions of like length stand together, so that little is padded.
     order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
@@ -82,6 +104,17 @@ def embed(captions: Sequence[str], folder: Path) -> TextStates:
             progress.update(start + len(chosen))
     offsets = torch.tensor([0, *np.cumsum([len(s) for s in states])])
     return TextStates(torch.cat(states), offsets, captions)
+
+
+def _hub_answers() -> bool:
+    """Whether the model hub can be reached; asked without one, its own client tries again for minutes."""
+    try:
+        urllib.request.urlopen(os.environ.get("HF_ENDPOINT", "https://huggingface.co"), timeout=10).close()
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def caption_columns(manifest: pd.DataFrame) -> list[str]:
@@ -124,10 +157,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     job.prepare(args)
+    settings = params.section(args.params, "conditioner", params.Conditioner)
     torch.set_float32_matmul_precision("medium")
     manifest = pd.read_parquet(args.manifest)
     captions = pd.unique(manifest[caption_columns(manifest)].to_numpy().ravel())
-    save(embed(list(captions), minilm_folder(args.downloads)), args.out)
+    source = minilm_folder(args.downloads) if settings.encoder == MINILM else settings.encoder
+    save(embed(list(captions), source, settings.max_tokens), args.out)
 
 
 if __name__ == "__main__":

@@ -313,6 +313,26 @@ def speed(results: Results) -> Figure:
     return figure
 
 
+def patterns(results: Results) -> Figure:
+    """Seconds of music a second by codebook pattern, the same weights throughout, one panel a batch size."""
+    timed = results.patterns()
+    sizes = list(dict.fromkeys(timing["batch_size"] for timing in timed))
+    figure, axes = _figure(1, max(len(sizes), 1), (4.5 * max(len(sizes), 1), 3.6))
+    for ax, size in zip(axes[0], sizes, strict=False):
+        rows = [timing for timing in timed if timing["batch_size"] == size]
+        for position, row in enumerate(rows):
+            median = row["real_time_factor"]
+            rates = [median * np.median(row["seconds"]) / seconds for seconds in row["seconds"]]
+            ax.bar(position, median, 0.6, color=COLOURS[position])
+            ax.plot([position] * len(rates), rates, ".", color="black", markersize=4)
+        _categories(ax, [f"{row['pattern']}\n{row['steps']} steps" for row in rows])
+        ax.tick_params(axis="x", labelrotation=60)
+        ax.set_ylabel("seconds of music a second")
+        ax.set_title(f"{size} clip{'s' * (size > 1)} at once")
+    figure.suptitle("Generation by codebook pattern, one model's weights; bars are medians, dots repeats")
+    return figure
+
+
 def training(results: Results) -> Figure:
     """Validation log-mel distance and both MMDs over the codecs' training, one line a seed."""
     columns = {
@@ -405,10 +425,11 @@ DRAWN: tuple[Callable[[Results], Figure], ...] = (
     scores,
     likelihood,
     speed,
+    patterns,
     training,
 )
 # A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
-HEARD = (total_correlation, scores, likelihood, speed)
+HEARD = (total_correlation, scores, likelihood, speed, patterns)
 FIGURES = tuple(draw.__name__ for draw in DRAWN)
 FILES = tuple(f"{name}.{suffix}" for name in FIGURES for suffix in FORMATS)
 

@@ -1,6 +1,5 @@
 """Language model over codec tokens: one embedding and one head per codebook around a transformer that reads text."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -96,9 +95,10 @@ class LanguageModel(nn.Module):
         visible[:, 0] = True
         return states, visible
 
-    def logits(self, hidden: Tensor, codebooks: Sequence[int]) -> Tensor:
-        """Logits of n codebooks at one step, `[B, width]` -> `[B, n, C]`."""
-        return torch.stack([F.linear(hidden, self.heads[k]) for k in codebooks], dim=1)
+    def logits(self, hidden: Tensor, codebooks: slice) -> Tensor:
+        """Logits of n neighbouring codebooks at one step, `[B, width]` -> `[B, n, C]`."""
+        heads = self.heads[codebooks]
+        return F.linear(hidden, heads.flatten(0, 1)).unflatten(1, heads.shape[:2])
 
     def pattern(self, frames: int) -> Pattern:
         """This model's codebook pattern for T = `frames`."""

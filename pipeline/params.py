@@ -26,6 +26,9 @@ Seeds = Annotated[list[Natural], Field(min_length=1)]
 Windows = Annotated[list[Annotated[int, Field(ge=4)]], Field(min_length=1)]  # samples, hop a quarter of each
 
 
+Pattern = Literal["parallel", "delay", "partial-delay", "flatten", "partial-flatten", "coarse-first", "valle"]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -58,7 +61,7 @@ class Study(_Section):
     """What is compared with what."""
 
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
-    language_models: Annotated[dict[Literal["delay", "flatten"], LanguageModels], Field(min_length=1)]
+    language_models: Annotated[dict[Pattern, LanguageModels], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _names_what_exists(self) -> Self:
@@ -246,6 +249,13 @@ class Dependence(_Section):
     calibration: Calibration
 
 
+class Conditioner(_Section):
+    """The encoder whose token states of captions the language models read."""
+
+    encoder: str  # "minilm", or the folder or hub name of a T5, such as t5-base
+    max_tokens: Count  # of a caption; what is longer is cut
+
+
 class LanguageModel(_Section):
     """Decoder-only transformer and its training."""
 
@@ -256,6 +266,8 @@ class LanguageModel(_Section):
     dropout: Fraction
     steps: Count
     batch_size: Count  # clips
+    micro_batch_size: Count  # clips at once, in each of the passes over which a step's gradient is summed
+    precision: Literal["float32", "bfloat16"]  # of training's matrix products
     learning_rate: Positive
     betas: tuple[Fraction, Fraction]
     weight_decay: NonNegative
@@ -280,6 +292,13 @@ class Generation(_Section):
     temperature: Positive
     batch_size: Count
     seed: Natural
+
+
+class Speed(_Section):
+    """Timing of generation by every codebook pattern."""
+
+    batch_sizes: Annotated[list[Count], Field(min_length=1)]  # clips
+    repeats: Count
 
 
 class Evaluation(_Section):
@@ -313,8 +332,10 @@ class Params(_Section):
     captions: Captions
     codec: Codec
     dependence: Dependence
+    conditioner: Conditioner
     lm: LanguageModel
     generation: Generation
+    speed: Speed
     evaluation: Evaluation
     report: Report
     runtime: Runtime

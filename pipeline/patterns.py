@@ -41,11 +41,18 @@ class Pattern:
 
 
 def pattern(name: str, codebooks: int, frames: int) -> Pattern:
-    """The pattern `name` for K = `codebooks` and T = `frames`.
+    """The pattern `name` for K = `codebooks` and T = `frames`; codebooks and frames count from 0.
+
+    As MusicGen has them (figure 1, and the ablation of section 4):
 
     - `parallel`: all codebooks of frame t at step t; T steps.
     - `delay`: codebook k of frame t at step t + k; T + K - 1 steps.
+    - `partial-delay`: the first codebook at step t, all others one step later; T + 1 steps.
     - `flatten`: codebook k of frame t at step K t + k; K T steps, and no two tokens share one: the exact joint model.
+    - `partial-flatten`: two steps a frame, the first codebook and then all others; 2 T steps.
+    - `coarse-first`: the first codebook of all frames, then all others frame by frame; 2 T steps. Fine tokens see all
+      of the coarse ones, so that a model must generate the length on which it was trained.
+    - `valle`: what figure 1 names after VALL-E, and the ablation `coarse-first`: one pattern with two names.
 
     Raises:
         ValueError: an unknown name, no codebook, or a negative number of frames.
@@ -55,14 +62,22 @@ def pattern(name: str, codebooks: int, frames: int) -> Pattern:
     if codebooks < 1 or frames < 0:
         raise ValueError(f"a pattern needs K >= 1 codebooks and T >= 0 frames, got K={codebooks}, T={frames}")
     k, t = torch.arange(codebooks)[:, None], torch.arange(frames)[None]
-    return Pattern(PATTERNS[name](k, t, codebooks).expand(codebooks, frames).contiguous())
+    return Pattern(PATTERNS[name](k, t, codebooks, frames).expand(codebooks, frames).contiguous())
 
 
-# Step of codebook k and frame t, given K.
-PATTERNS: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
-    "parallel": lambda k, t, codebooks: t,
-    "delay": lambda k, t, codebooks: t + k,
-    "flatten": lambda k, t, codebooks: codebooks * t + k,
+def _coarse_first(k: Tensor, t: Tensor, codebooks: int, frames: int) -> Tensor:
+    return t + frames * k.clamp_max(1)
+
+
+# Step of codebook k and frame t, given K and T.
+PATTERNS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
+    "parallel": lambda k, t, codebooks, frames: t,
+    "delay": lambda k, t, codebooks, frames: t + k,
+    "partial-delay": lambda k, t, codebooks, frames: t + k.clamp_max(1),
+    "flatten": lambda k, t, codebooks, frames: codebooks * t + k,
+    "partial-flatten": lambda k, t, codebooks, frames: min(codebooks, 2) * t + k.clamp_max(1),
+    "coarse-first": _coarse_first,
+    "valle": _coarse_first,
 }
 
 

@@ -170,6 +170,10 @@ class Results:
         """Steps and seconds of generation."""
         return self._json(f"generation/{model.name}/timing.json")
 
+    def patterns(self) -> list[dict[str, Any]]:
+        """Speed of every codebook pattern on one model, as `pipeline.speed` writes it; none where there is no model."""
+        return self._json("generation/patterns.json")["patterns"] if self.models else []
+
     def repeats(self, ours: list[float], theirs: list[float]) -> Estimate:
         """Ratio of the medians of two sets of repeated timings."""
         settings = {"resamples": self.evaluation.bootstrap, "seed": self.evaluation.seed, "confidence": self.confidence}

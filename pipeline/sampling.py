@@ -1,4 +1,4 @@
-"""Generation from a language model: KV cache, classifier-free guidance, top-k sampling, one seed per clip.
+"""Generation from a language model: KV cache, guidance, top-k sampling, one seed per clip, prompts, any duration.
 
     python -m pipeline.sampling --lm results/lm/delay/mmd-seed0 --codec results/codec/mmd-seed0 \
         --manifest results/corpus/manifest.parquet --text results/lm/text --out results/generation/delay/mmd-seed0
@@ -9,11 +9,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline import codec as codecs
 from pipeline import conditioning, job, language_model, params, provenance
@@ -21,6 +23,7 @@ from pipeline.audio import to_int16
 from pipeline.captions import evaluation_rows
 from pipeline.files import atomic, write_array, write_json
 from pipeline.language_model import LanguageModel
+from pipeline.transformer import MATMUL_PRECISION
 
 DECODED_AT_ONCE = 4  # clips; more at once only push the waveforms out of the processor's cache
 
@@ -36,6 +39,7 @@ def generate(
     guidance_scale: float,
     top_k: int,
     temperature: float,
+    prompt: Tensor | None = None,
 ) -> Tensor:
     """Codes `[B, K, T]` for B texts, step by step of the model's codebook pattern.
 
@@ -50,29 +54,77 @@ def generate(
         guidance_scale: 1 leaves the null text out.
         top_k: how many of the likeliest tokens may be drawn; 1 is greedy.
         temperature: the logits are divided by it.
+        prompt: codes of the first P frames `[B, K, P]`, which are kept and continued.
 
     Raises:
-        ValueError: `uniforms` is not `[B, K, T]`.
+        ValueError: `uniforms` is not `[B, K, T]`, or `prompt` not `[B, K, P]` with P <= T.
     """
     pattern = model.pattern(frames)
     clips, codebooks = len(text), model.shape.codebooks
     if uniforms.shape != (clips, codebooks, frames):
         raise ValueError(f"uniforms must be {(clips, codebooks, frames)}, got {tuple(uniforms.shape)}")
+    codes = torch.full((clips, codebooks, frames), model.special, device=text.device)
+    wanted = torch.ones(1, codebooks, frames, dtype=torch.bool)
+    if prompt is not None:
+        if prompt.ndim != 3 or prompt.shape[:2] != codes.shape[:2] or prompt.shape[2] > frames:
+            raise ValueError(f"prompt must be {(clips, codebooks)} and at most {frames}, got {tuple(prompt.shape)}")
+        codes[:, :, : prompt.shape[2]] = prompt
+        wanted[:, :, : prompt.shape[2]] = False
     guided = guidance_scale != 1
     if guided:
         text, text_mask = torch.cat([text, text]), torch.cat([text_mask, torch.zeros_like(text_mask)])
     cache = model.transformer.cache(*model.condition(text, text_mask), pattern.steps)
-    active = [mask.nonzero().flatten().tolist() for mask in pattern.mask.T]
     noise = pattern.lay_out(uniforms, 0)
-    laid = torch.full((clips, codebooks, pattern.steps + 1), model.special, device=text.device)
-    for step, present in enumerate(active):
+    wanted = pattern.lay_out(wanted, False)[0]
+    laid = F.pad(pattern.lay_out(codes, model.special), (1, 0), value=model.special)
+    drawn_at = wanted.any(dim=0).nonzero().flatten().tolist()
+    first = drawn_at[0] if drawn_at else pattern.steps
+    if first:
+        embedded = model.embed(laid[:, :, :first])
+        model.transformer.prefill(embedded.repeat(2, 1, 1) if guided else embedded, cache)
+    spans = [(int(at[0]), int(at[-1]) + 1) if len(at := column.nonzero()) else (0, 0) for column in wanted.T]
+    wanted = wanted.to(text.device)
+    for step in range(first, pattern.steps):
         embedded = model.embed(laid[:, :, step : step + 1])[:, 0]
         hidden = model.transformer.step(embedded.repeat(2, 1) if guided else embedded, cache, step)
+        present = slice(*spans[step])
+        if present.start == present.stop:
+            continue
         logits = model.logits(hidden, present)
         if guided:
             logits = guide(*logits.chunk(2), guidance_scale)
-        laid[:, present, step + 1] = sample(logits, noise[:, present, step], top_k=top_k, temperature=temperature)
+        drawn = sample(logits, noise[:, present, step], top_k=top_k, temperature=temperature)
+        now = laid[:, present, step + 1]
+        now.copy_(torch.where(wanted[present, step], drawn, now))
     return pattern.collect(laid[:, :, 1:])
+
+
+def extend(
+    model: LanguageModel, text: Tensor, text_mask: Tensor, *, frames: int, overlap: int, uniforms: Tensor, **how: Any
+) -> Tensor:
+    """As `generate`, for any number of frames: past the length T of training a window slides, whose first `overlap`
+    frames are the last ones before it.
+
+    Differs from MusicGen in nothing but the name: there the stride is given, T - `overlap`.
+
+    Raises:
+        ValueError: as `generate`; or `overlap` is not between 0 and T - 1.
+    """
+    window = model.shape.frames
+    if not 0 <= overlap < window:
+        raise ValueError(f"the overlap must be from 0 to {window - 1} frames, the model's {window} less one: {overlap}")
+    prompt = how.pop("prompt", None)
+    codes = text.new_empty((len(text), model.shape.codebooks, 0), dtype=torch.int64) if prompt is None else prompt
+    while codes.shape[2] < frames:
+        start = 0 if codes.shape[2] < window else codes.shape[2] - overlap
+        length = min(window, frames - start)
+        if not torch.equal(model.pattern(length).step, model.pattern(window).step[:, :length]):
+            length = window  # steps depend on the length, as in `coarse-first`: it must be the one trained on
+        numbers = uniforms[:, :, start : start + length]
+        numbers = F.pad(numbers, (0, length - numbers.shape[2]), value=0.5)
+        grown = generate(model, text, text_mask, frames=length, uniforms=numbers, prompt=codes[:, :, start:], **how)
+        codes = torch.cat([codes[:, :, :start], grown], dim=2)
+    return codes[:, :, :frames]
 
 
 def guide(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
@@ -121,6 +173,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     device = job.prepare(args)
+    torch.set_float32_matmul_precision(MATMUL_PRECISION)
     settings = params.section(args.params, "generation", params.Generation)
     model = language_model.load(args.lm).to(device)
     codec = codecs.load(args.codec, device)

@@ -25,6 +25,7 @@ TABLES = (
     "scores",
     "likelihood",
     "speed",
+    "patterns",
     "published",
     "claims",
     "findings",
@@ -218,6 +219,27 @@ def speed(results: Results) -> list[Row]:
     return rows
 
 
+def patterns(results: Results) -> list[Row]:
+    """Speed of every codebook pattern, same weights, captions and machine, beside MusicGen's scores as published."""
+    scores = {row["pattern"].replace(" ", "-"): row for row in published(results)}
+    rows = []
+    for timing in results.patterns():
+        row: Row = {
+            "pattern": timing["pattern"],
+            "clips at once": timing["batch_size"],
+            "steps a clip": timing["steps"],
+            "repeats": len(timing["seconds"]),
+            "seconds (median)": float(np.median(timing["seconds"])),
+            "processor seconds (median)": float(np.median(timing["processor_seconds"])),
+            "frames per second": timing["frames_per_second"],
+            "real-time factor": timing["real_time_factor"],
+        }
+        theirs = scores[timing["pattern"]]
+        rows.append(row | {f"MusicGen: {name}": theirs[name] for name in theirs if name not in ("pattern", "source")})
+        rows[-1]["MusicGen's source"] = theirs["source"]
+    return rows
+
+
 def published(_: Results) -> list[Row]:
     """MusicGen's patterns on plain EnCodec as published: other data, sizes and models of music; not comparable."""
     columns = ("pattern", "steps", "FAD (VGGish)", "KL (PaSST)", "CLAP score")
@@ -384,6 +406,7 @@ def main() -> None:
         scores,
         likelihood,
         speed,
+        patterns,
         published,
     )
     rows = [*(make(results) for make in makers), claim_rows(assessed), finding_rows(assessed)]

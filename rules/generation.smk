@@ -34,6 +34,39 @@ rule generate:
         " --out results/generation/{wildcards.pattern}/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
 
 
+# Any of the models would do: what a step takes does not depend on the weights.
+TIMED = MODELS[:1]
+
+
+rule pattern_speed:
+    input:
+        rules.encode_text.output,
+        [expand(rules.train_lm.output.model, **model) for model in TIMED],
+        [expand(rules.train_lm.output.description, **model) for model in TIMED],
+        [expand(rules.codec_branch.output.model, **model) for model in TIMED],
+        [expand(rules.codec_branch.output.description, **model) for model in TIMED],
+        manifest=rules.captions.output.manifest,
+    output:
+        "results/generation/patterns.json",
+    log:
+        "logs/generation/patterns.log",
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        lm=["results/lm/{pattern}/{codec}-seed{seed}".format(**m) for m in TIMED],
+        codec=["results/codec/{codec}-seed{seed}".format(**m) for m in TIMED],
+        settings=settings("generation", "speed"),
+        code=code("pipeline.speed"),
+    shell:
+        "python -m pipeline.speed --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text results/lm/text"
+        " --out {output} > {log} 2>&1"
+
+
 rule decode:
     input:
         rules.codec_branch.output.model,
@@ -62,5 +95,6 @@ rule decode:
 
 rule generation:
     input:
+        rules.pattern_speed.output if MODELS else [],
         [expand(rules.decode.output, **run) for run in HEARD],
         [expand(rules.generate.output, **model) for model in MODELS],

@@ -15,9 +15,10 @@ rule encode_text:
         mem_mb=2000,
         runtime=30,
     params:
+        settings=settings("conditioner"),
         code=code("pipeline.conditioning"),
     shell:
-        "python -m pipeline.conditioning --device $DEVICE"
+        "python -m pipeline.conditioning --params {params.settings:q} --device $DEVICE"
         " --threads {threads} --downloads $DOWNLOADS --manifest {input} --out results/lm/text > {log} 2>&1"
 
 

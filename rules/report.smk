@@ -1,7 +1,9 @@
 """Report: tables, figures and the claims."""
 
 # A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
-OF_MODELS = ["total_correlation", "scores", "likelihood", "speed"] if MODELS else []
+OF_MODELS = (
+    ["total_correlation", "scores", "likelihood", "speed", "patterns"] if MODELS else []
+)
 TABLES = [
     "reconstruction",
     "dependence",
@@ -35,6 +37,7 @@ rule tables:
         rules.calibrate_dependence.output,
         [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
         [expand(rules.generate.output.timing, **model) for model in MODELS],
+        rules.pattern_speed.output if MODELS else [],
         expand(rules.score.output, system=SYSTEMS),
     output:
         [

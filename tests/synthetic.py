@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import calibration, dependence, files, params, statistics
+from pipeline import calibration, dependence, files, params, speed, statistics
 from pipeline.information import ESTIMATORS
+from pipeline.patterns import pattern
 from pipeline.results import Model
 
 CLIPS, TRACKS, FRAMES, CODEBOOKS, SIZE = 60, 12, 100, 4, 32
@@ -40,11 +41,31 @@ def write(root: Path, whole: dict, effect: float = 1.0) -> None:
             _score(root, f"reconstruction/{codec}-seed{seed}", 2.0, 0.2, index)
     _score(root, "floor", 1.5, 2.5, 0)
     _calibration(root)
-    for pattern, models in study.language_models.items():
+    if any(models.codecs for models in study.language_models.values()):
+        _patterns(root)
+    for name, models in study.language_models.items():
         for codec in models.codecs:
             loss = study.codecs[codec].loss
             for seed in models.seeds:
-                _model(root, Model(pattern, codec, seed), effect * (loss.weight > 0) * (1 + loss.delay))
+                _model(root, Model(name, codec, seed), effect * (loss.weight > 0) * (1 + loss.delay))
+
+
+def _patterns(root: Path) -> None:
+    rows = []
+    for name in speed.distinct():
+        steps = pattern(name, CODEBOOKS, FRAMES).steps
+        for size in (1, 16):
+            seconds = [0.001 * steps * size * slower for slower in (1, 0.99, 1.02)]
+            row = {
+                "pattern": name,
+                "batch_size": size,
+                "steps": steps,
+                "seconds": seconds,
+                "processor_seconds": seconds,
+            }
+            rates = {"frames_per_second": 1000 * FRAMES / steps, "real_time_factor": 10_000 / steps}
+            rows.append(row | rates)
+    files.write_json(root / "generation/patterns.json", {"patterns": sorted(rows, key=lambda row: row["batch_size"])})
 
 
 def _trunk(root: Path, name: str) -> None:

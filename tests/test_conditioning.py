@@ -6,8 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from pipeline import conditioning
+from pipeline import conditioning, job
 from pipeline.conditioning import TextStates
+
+MAX_TOKENS = 48
 
 
 def text_states() -> TextStates:
@@ -50,6 +52,43 @@ def test_caption_columns_come_in_order() -> None:
     assert conditioning.caption_columns(manifest) == ["caption_0", "caption_1"]
 
 
+def small_t5(folder: Path) -> None:
+    """A T5 with random weights and a tokenizer of words, in the format of its checkpoints."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    words = ["<pad>", "</s>", "<unk>", "slow", "piano", "loud", "drums"]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 128, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    T5ForConditionalGeneration(T5Config(**sizes)).save_pretrained(folder)
+
+
+def test_t5s_states_are_those_of_its_encoder(tmp_path: Path) -> None:
+    from transformers import T5EncoderModel
+
+    small_t5(tmp_path)
+    text = conditioning.embed(["slow piano", "loud drums piano slow loud"], tmp_path, max_tokens=5)
+    assert text.offsets.tolist() == [0, 3, 8]
+    encoder = T5EncoderModel.from_pretrained(tmp_path).eval()
+    for row, tokens in enumerate(([3, 4, 1], [5, 6, 4, 3, 1])):
+        with torch.no_grad():
+            expected = encoder(input_ids=torch.tensor([tokens])).last_hidden_state[0]
+        torch.testing.assert_close(text.batch([row])[0][0], expected, atol=2e-3, rtol=2e-3)
+
+
+def test_an_encoder_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(job.JobError, match=r"conditioner\.encoder is .*: no text encoder there .*or minilm"):
+        conditioning.embed(["a"], tmp_path, max_tokens=5)
+    with pytest.raises(job.JobError, match=r"conditioner\.encoder is no/such-t5: no text encoder there"):
+        conditioning.embed(["a"], "no/such-t5", max_tokens=5)
+
+
 @pytest.mark.slow
 def test_minilm_states_do_not_depend_on_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoModel, AutoTokenizer
@@ -59,13 +98,13 @@ def test_minilm_states_do_not_depend_on_the_batch(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     folder = minilm_folder(".cache/downloads")
     captions = ["slow piano", "A fast techno track in minor, dark and loud.", "choir", "drums " * 100]
-    text = conditioning.embed(captions, folder)
+    text = conditioning.embed(captions, folder, MAX_TOKENS)
     assert text.dimension == 384
-    assert text.offsets.diff().max() == conditioning.MAX_TOKENS
+    assert text.offsets.diff().max() == MAX_TOKENS
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     encoder = AutoModel.from_pretrained(folder, local_files_only=True).eval()
     for i, caption in enumerate(captions):
-        tokens = tokenizer(caption, truncation=True, max_length=conditioning.MAX_TOKENS, return_tensors="pt")
+        tokens = tokenizer(caption, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
         with torch.no_grad():
             expected = encoder(**tokens).last_hidden_state[0]
         states, mask = text.batch([i])

@@ -84,7 +84,7 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         ("codec.codebook_sise", 3, r"params.yaml: codec.codebook_sise: Extra inputs are not permitted"),
         ("codec.training.stepz", 3, "codec.training.stepz: Extra"),
         ("extra", {}, "extra: Extra"),
-        ("study.language_models.parallel", {"codecs": ["mmd"], "seeds": [0]}, "study.language_models.parallel"),
+        ("study.language_models.zigzag", {"codecs": ["mmd"], "seeds": [0]}, "study.language_models.zigzag"),
         ("codec.codebooks", 0, "codec.codebooks: Input should be greater than 0"),
         (
             "study.codecs.mmd.quantizer",

@@ -13,13 +13,22 @@ frames = st.integers(0, 7)
 
 
 def slow_layout(name: str, codebooks: int, frames: int) -> list[list[tuple[int, int]]]:
-    """Tokens (codebook, frame) of each step, written out by hand."""
+    """Tokens (codebook, frame) of each step, written out step by step."""
+    everything, fine = range(codebooks), range(1, codebooks)
     if name == "parallel":
-        return [[(k, t) for k in range(codebooks)] for t in range(frames)]
-    if name == "flatten":
-        return [[(k, t)] for t in range(frames) for k in range(codebooks)]
-    steps = frames + codebooks - 1 if frames else 0
-    return [[(k, s - k) for k in range(codebooks) if 0 <= s - k < frames] for s in range(steps)]
+        layout = [[(k, t) for k in everything] for t in range(frames)]
+    elif name == "flatten":
+        layout = [[(k, t)] for t in range(frames) for k in everything]
+    elif name == "partial-flatten":
+        layout = [tokens for t in range(frames) for tokens in ([(0, t)], [(k, t) for k in fine])]
+    elif name in ("coarse-first", "valle"):
+        layout = [[(0, t)] for t in range(frames)] + [[(k, t) for k in fine] for t in range(frames)]
+    else:
+        delays = [k if name == "delay" else min(k, 1) for k in everything]
+        layout = [
+            [(k, s - delays[k]) for k in everything if 0 <= s - delays[k] < frames] for s in range(frames + codebooks)
+        ]
+    return [tokens for tokens in layout if tokens]
 
 
 @given(names, codebooks, frames)
@@ -62,9 +71,37 @@ def test_flatten_is_the_joint_model_one_token_a_step(codebooks: int, frames: int
     assert pattern("flatten", codebooks, frames).mask.sum(dim=0).eq(1).all()
 
 
-def test_delay_by_hand() -> None:
+BY_HAND = {
+    "parallel": [[1, 2], [3, 4], [5, 6]],
+    "delay": [[1, 2, 0, 0], [0, 3, 4, 0], [0, 0, 5, 6]],
+    "partial-delay": [[1, 2, 0], [0, 3, 4], [0, 5, 6]],
+    "flatten": [[1, 0, 0, 2, 0, 0], [0, 3, 0, 0, 4, 0], [0, 0, 5, 0, 0, 6]],
+    "partial-flatten": [[1, 0, 2, 0], [0, 3, 0, 4], [0, 5, 0, 6]],
+    "coarse-first": [[1, 2, 0, 0], [0, 0, 3, 4], [0, 0, 5, 6]],
+    "valle": [[1, 2, 0, 0], [0, 0, 3, 4], [0, 0, 5, 6]],
+}
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_patterns_by_hand(name: str) -> None:
     codes = torch.tensor([[[1, 2], [3, 4], [5, 6]]])
-    assert pattern("delay", 3, 2).lay_out(codes, special=0).tolist() == [[[1, 2, 0, 0], [0, 3, 4, 0], [0, 0, 5, 6]]]
+    assert pattern(name, 3, 2).lay_out(codes, special=0).tolist() == [BY_HAND[name]]
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("delay", 1500),
+        ("partial-delay", 1500),
+        ("parallel", 1500),
+        ("partial-flatten", 3000),
+        ("coarse-first", 3000),
+        ("flatten", 6000),
+    ],
+)
+def test_steps_of_30_seconds_are_those_of_musicgens_table(name: str, steps: int) -> None:
+    """Which leaves out the few that delays add."""
+    assert steps <= pattern(name, 4, 1500).steps < steps + 4
 
 
 @pytest.mark.parametrize(

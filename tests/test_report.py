@@ -41,7 +41,7 @@ def test_tables_are_complete_and_the_same_twice(
     metrics = json.loads(written["metrics.json"])
     assert metrics["lm"]["delay"]["mmd"]["fad_mtt"] == pytest.approx(7)
     found = pd.read_csv(tmp_path / "a" / "scores.csv")
-    assert len(found) == 1 + 3 + 6
+    assert len(found) == 1 + 3 + 8
     assert (found["FAD-MTT low"] <= found["FAD-MTT"]).all()
     assert "FAD" not in {column.split(",")[0] for column in found}  # never without the name of its model
     assert pd.read_csv(tmp_path / "a" / "claims.csv")["verdict"].notna().all()
@@ -95,7 +95,7 @@ def test_a_study_of_codecs_alone_has_no_music_to_report(
     whole = json.loads(argument)
     whole["study"]["language_models"] = {"delay": {"codecs": [], "seeds": [0]}}
     alone = (root, json.dumps(whole))
-    music = ("total_correlation", "scores", "likelihood", "speed")
+    music = ("total_correlation", "scores", "likelihood", "speed", "patterns")
     for module, left_out in ((tables, music), (figures, music)):
         written = _run(module, alone, tmp_path / module.__name__, monkeypatch)
         assert set(written) == {name for name in module.FILES if not name.startswith(left_out)}

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.language_model import LanguageModel, Shape
 from pipeline.patterns import PATTERNS
-from pipeline.sampling import clip_uniforms, generate, guide, sample
+from pipeline.sampling import clip_uniforms, extend, generate, guide, sample
 
 K, C, T, D = 3, 11, 7, 8
 PLAIN = {"guidance_scale": 1.0, "top_k": 1, "temperature": 1.0}
@@ -68,6 +68,49 @@ def test_short_clips(name: str, frames: int) -> None:
     codes = generate(model_of(name), *texts(2), frames=frames, uniforms=torch.zeros(2, K, frames), **PLAIN)
     assert codes.shape == (2, K, frames)
     assert ((codes >= 0) & (codes < C)).all()
+
+
+@pytest.mark.parametrize("frames", [0, 1, 3, T])
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_a_prompt_is_kept_and_continued_as_the_model_would_have_gone_on(name: str, frames: int) -> None:
+    """What was generated, given back in part, leads to the same rest: filled in at once or drawn step by step."""
+    model, (text, mask), noise = model_of(name), texts(3), uniforms(3)
+    how = {"frames": T, "uniforms": noise, "guidance_scale": 2.0, "top_k": 6, "temperature": 0.9}
+    whole = generate(model, text, mask, **how)
+    continued = generate(model, text, mask, **how, prompt=whole[:, :, :frames])
+    assert torch.equal(continued[:, :, :frames], whole[:, :, :frames])
+    assert torch.equal(continued, whole)
+    other = generate(model, text, mask, **how, prompt=(whole[:, :, :frames] + 1) % C)
+    assert torch.equal(other[:, :, :frames], (whole[:, :, :frames] + 1) % C)
+    assert frames in (0, T) or not torch.equal(other[:, :, frames:], whole[:, :, frames:])
+
+
+@pytest.mark.parametrize("name", sorted(PATTERNS))
+def test_longer_music_is_windows_that_overlap(name: str) -> None:
+    model, (text, mask) = model_of(name), texts(2)
+    noise = clip_uniforms(["a", "b"], 0, K, 17)
+    how = {"guidance_scale": 2.0, "top_k": 6, "temperature": 0.9}
+    long = extend(model, text, mask, frames=17, overlap=3, uniforms=noise, **how)
+    assert long.shape == (2, K, 17)
+    expected = generate(model, text, mask, frames=T, uniforms=noise[:, :, :T], **how)
+    for start in (4, 8):
+        window = noise[:, :, start : start + T]
+        grown = generate(model, text, mask, frames=T, uniforms=window, prompt=expected[:, :, start:], **how)
+        expected = torch.cat([expected[:, :, :start], grown], dim=2)
+    assert torch.equal(long[:, :, :15], expected)
+    again = extend(model, text, mask, frames=17, overlap=3, uniforms=noise, prompt=long[:, :, :9], **how)
+    assert torch.equal(again[:, :, :9], long[:, :, :9])
+    short = extend(model, text, mask, frames=T, overlap=3, uniforms=noise[:, :, :T], **how)
+    assert torch.equal(short, long[:, :, :T])
+
+
+def test_an_overlap_or_prompt_that_does_not_fit_is_named() -> None:
+    model = model_of("delay")
+    with pytest.raises(ValueError, match=r"overlap must be from 0 to 6 frames"):
+        extend(model, *texts(2), frames=9, overlap=T, uniforms=torch.zeros(2, K, 9), **PLAIN)
+    prompt = torch.zeros(2, K, 8, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"prompt must be \(2, 3\) and at most 7, got \(2, 3, 8\)"):
+        generate(model, *texts(2), frames=T, uniforms=torch.zeros(2, K, T), prompt=prompt, **PLAIN)
 
 
 def test_uniforms_of_another_shape_are_named() -> None:

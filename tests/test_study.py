@@ -24,7 +24,11 @@ def test_the_smoke_study_makes_everything_once(smoke: Study) -> None:
     for output in smoke.outputs():
         assert (smoke.folder / output.path).stat().st_size > 0
     assert smoke.pending() == set()
-    assert set(json.loads((smoke.folder / "results/tables/metrics.json").read_text())["lm"]) == {"delay", "flatten"}
+    assert set(json.loads((smoke.folder / "results/tables/metrics.json").read_text())["lm"]) == {
+        "delay",
+        "flatten",
+        "parallel",
+    }
 
 
 def test_snakemake_writes_its_report(smoke: Study, tmp_path: Path) -> None:

@@ -14,13 +14,15 @@ from pipeline import codec as codecs
 from pipeline import conditioning, params, sampling, train_lm
 from pipeline.conditioning import TextStates
 from pipeline.files import read_json
-from pipeline.language_model import Shape
+from pipeline.language_model import LanguageModel, Shape
+from pipeline.patterns import PATTERNS
 from pipeline.train_lm import Split
 
 ROOT = Path(__file__).parent.parent
 K, C, T, D = 2, 4, 32, 8
 LM = {
     "width": 32, "heads": 2, "layers": 2, "feedforward": 64, "dropout": 0.1, "steps": 12, "batch_size": 4,
+    "micro_batch_size": 4, "precision": "float32",
     "learning_rate": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.01, "warmup_steps": 3, "gradient_clip": 1.0,
     "text_dropout": 0.2, "weight_ema": 0.9,
 }  # fmt: skip
@@ -69,7 +71,7 @@ def test_bits_per_frame_near_the_entropy_of_the_source(
 ) -> None:
     """Flatten and delay see codebook 0 before codebook 1 and reach the joint entropy; parallel cannot."""
     monkeypatch.chdir(tmp_path)
-    model = sizes(steps=400, batch_size=16, dropout=0.0, weight_ema=0.95)
+    model = sizes(steps=400, batch_size=16, micro_batch_size=16, dropout=0.0, weight_ema=0.95)
     trained, _ = run(pattern, model, tmp_path, clips=1000)
     codes, entropy = copied_chains(200, 2)
     measured = train_lm.bits(train_lm.evaluate(trained, split_of(codes), text_states(), 50)).mean()
@@ -120,6 +122,34 @@ def test_a_checkpoint_of_other_parameters_is_not_used(tmp_path: Path, monkeypatc
     Path("checkpoints/delay/run.safetensors").unlink()
     fresh, _ = run("delay", sizes(learning_rate=1e-3), tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(after.parameters(), fresh.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 3])
+def test_a_gradient_summed_over_micro_batches_is_the_batchs(micro_batch_size: int) -> None:
+    model = sizes(dropout=0.0)
+    torch.manual_seed(0)
+    network, text = LanguageModel(shape("delay", model)), text_states()
+    codes, states, mask = train_lm.draw(split_of(copied_chains(16, 0)[0]), text, model, 0, 0)
+    train_lm.backward(network, codes, states, mask, share=1.0, precision="float32")
+    whole = [parameter.grad for parameter in network.parameters()]
+    network.zero_grad()
+    for part in zip(*(x.split(micro_batch_size) for x in (codes, states, mask)), strict=True):
+        train_lm.backward(network, *part, share=len(part[0]) / 4, precision="float32")
+    for gradient, parameter in zip(whole, network.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_bfloat16_products_leave_weights_and_loss_in_float32() -> None:
+    model = sizes(dropout=0.0)
+    torch.manual_seed(0)
+    network = LanguageModel(shape("delay", model))
+    network.heads.data.normal_(std=0.3)
+    batch = train_lm.draw(split_of(copied_chains(16, 0)[0]), text_states(), model, 0, 0)
+    found = {name: train_lm.backward(network, *batch, share=1.0, precision=name) for name in ("float32", "bfloat16")}
+    assert found["bfloat16"].dtype == torch.float32
+    assert not torch.equal(found["bfloat16"], found["float32"])
+    torch.testing.assert_close(found["bfloat16"], found["float32"], atol=0.1, rtol=0.02)
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
 
 
 def test_schedule() -> None:
@@ -185,7 +215,7 @@ def call(monkeypatch: pytest.MonkeyPatch, main: object, settings: dict, **argume
     main()
 
 
-@pytest.mark.parametrize("pattern", ["delay", "flatten"])
+@pytest.mark.parametrize("pattern", sorted(PATTERNS))
 def test_from_tokens_to_audio(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings, manifest = study(tmp_path)
@@ -199,14 +229,18 @@ def test_from_tokens_to_audio(pattern: str, tmp_path: Path, monkeypatch: pytest.
     metrics = read_json(Path("lm/codec-seed0/metrics.json"))
     assert metrics["test"]["bits_per_frame"] == pytest.approx(bits.mean())
     assert metrics["frames_seen"] == 3 * 4 * T
-    assert list(pd.read_csv("lm/codec-seed0/history.csv")["step"]) == [1, 2, 3]
+    assert metrics["test"]["cross_entropy_nats"] == pytest.approx(list(held_out["nats"].mean(axis=0)))
+    history = pd.read_csv("lm/codec-seed0/history.csv")
+    assert list(history["step"]) == [1, 2, 3]
+    nats = history[[f"validation_loss_{k}" for k in range(K)]].sum(axis=1)
+    np.testing.assert_allclose(history["validation_bits_per_frame"], nats / math.log(2))
 
     generation = {**common, "lm": "lm/codec-seed0", "codec": "codec-seed0"}
     call(monkeypatch, sampling.main, settings, **generation, out="generated")
     tokens, audio = np.load("generated/tokens.npy"), np.load("generated/audio.npy")
     assert (tokens.shape, tokens.dtype, audio.shape, audio.dtype) == ((5, K, T), np.uint16, (5, T * 8), np.int16)
     timing = read_json(Path("generated/timing.json"))
-    assert timing["steps"] == {"delay": T + K - 1, "flatten": K * T}[pattern]
+    assert timing["steps"] == PATTERNS[pattern](torch.arange(K)[:, None], torch.arange(T)[None], K, T).max() + 1
     assert timing["frames_per_second"] == pytest.approx(5 * T / timing["seconds"])
     assert np.dot(timing["a_clip"], [2, 2, 1]) == pytest.approx(timing["seconds"])
     assert not list(Path("checkpoints").rglob("*.*"))

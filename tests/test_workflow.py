@@ -20,7 +20,8 @@ STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 REPORTED = "results/tables/|figures/"
-MODELS = f"results/(lm|generation)/(delay|flatten)/|results/evaluation/.*/generation/|{REPORTED}"
+TIMED = "results/generation/patterns.json"
+MODELS = f"results/(lm|generation)/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}"
 
 
 def test_the_schema_is_the_models(tmp_path: Path) -> None:
@@ -109,7 +110,10 @@ def test_a_changed_parameter_reruns_what_depends_on_it(
 @pytest.mark.parametrize(
     ("module", "rerun"),
     [
-        ("sampling", f"results/generation/(delay|flatten)/|results/evaluation/.*/generation/|{REPORTED}"),
+        (
+            "sampling",
+            f"results/generation/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}",
+        ),
         ("patterns", MODELS),
         ("figures", "figures/"),
     ],
@@ -156,7 +160,7 @@ def _used(outputs: list[Output]) -> set[str]:
     """Dotted names of the parameters that decide which outputs there are and what is in them."""
     used = {key for output in outputs for key in _leaves(output.settings)}
     for output in outputs:
-        if re.search("/(delay|flatten)/", output.path):
+        if re.search("/(parallel|delay|flatten)/", output.path):
             used.add("study.language_models")
         elif "-seed" in output.path:
             used.add("study.codecs")
