@@ -7,8 +7,9 @@ pairs no histogram of this size can tell: `pipeline.difference_of_entropies`.
 Frames are not independent: neighbours are alike, and a track keeps to its own codes. So a value is that of its tracks,
 and falls with every track that is added (in the default study's first baseline the first two codebooks share 0.9 bits
 in 29 held-out tracks, 0.4 in the 154 of the training split): compare codecs on the same tracks only. Intervals are over
-whole tracks. No estimator here knows of frames that are alike; `controls` shows what bias that leaves, which is nearly
-common to codecs that are compared on the same clips.
+whole tracks. No estimator here knows of frames that are alike; `controls` shows what bias that leaves: where the
+truth is 0, the one that calibration chose says 0.24 bits on that baseline, of 2.9 summed over pairs, and 0.14 of 1.8
+with the loss.
 """
 
 from pathlib import Path
