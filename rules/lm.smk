@@ -8,6 +8,8 @@ rule encode_text:
         multiext("results/lm/text/", "states.safetensors", "captions.parquet"),
     log:
         "logs/lm/text.log",
+    # Every model waits for it.
+    priority: 50
     conda:
         environment
     threads: 1
