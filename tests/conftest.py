@@ -14,6 +14,8 @@ import pytest
 import yaml
 from hypothesis import settings
 
+# Before torch is imported: threads of tests that run side by side would only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Examples are slow where other jobs have the cores, and none the worse for it.
 settings.register_profile("default", deadline=None)
 ROOT = Path(__file__).parent.parent
