@@ -20,11 +20,12 @@ class Audio(NamedTuple):
     rate: int  # Hz
 
 
-def read(source: Path | str | BinaryIO, name: str | None = None) -> Audio:
+def read(source: Path | str | BinaryIO, name: str | None = None, *, finite: bool = True) -> Audio:
     """Decodes a file, or a binary stream called `name` in messages, to mono: the mean of its channels.
 
     Raises:
-        ValueError: `source` is missing, undecodable or truncated, has no samples, or holds NaN or infinity.
+        ValueError: `source` is missing, undecodable or truncated, has no samples, or, where it has to be `finite`,
+            holds NaN or infinity.
     """
     name = name or str(source)
     if isinstance(source, str | Path) and not Path(source).is_file():
@@ -47,7 +48,7 @@ def read(source: Path | str | BinaryIO, name: str | None = None) -> Audio:
     waveform = np.concatenate(blocks)
     if short or len(waveform) < frames:
         raise ValueError(f"{name} is truncated: it ends after {len(waveform)} samples")
-    return Audio(checked(waveform, name), rate)
+    return Audio(checked(waveform, name) if finite else waveform, rate)
 
 
 def checked(waveform: np.ndarray, name: str = "waveform") -> np.ndarray:

@@ -1,7 +1,7 @@
 """The manifest: which clips stay, what their captions say, and which of them every system is scored on.
 
-A caption says what tags and signal analysis hear (`describe`), or what is exactly known of a rendered score (`state`);
-never a title or a name.
+A caption says what tags and signal analysis hear (`describe`), or what is exactly known of a rendered score (`state`),
+never a title or a name; or it is the one that came with the music.
 """
 
 import hashlib
@@ -32,10 +32,15 @@ def evaluation_rows(manifest: pd.DataFrame, clips: int, split: str = "test") -> 
     rows = manifest[manifest["split"] == split]
     if len(rows) < clips:
         raise ValueError(f"the {split} split has {len(rows)} clips, {clips} are wanted: lower generation.clips")
+    return rows[turns(rows) < clips]
+
+
+def turns(rows: pd.DataFrame) -> pd.Series:
+    """Place of each of a split's clips in the order in which `evaluation_rows` takes them, from 0."""
     order = rows["clip_id"].map(lambda clip: hashlib.sha256(str(clip).encode()).hexdigest())
     turn = order.groupby(rows["track_id"]).rank(method="first")
-    chosen = pd.DataFrame({"turn": turn, "order": order}).sort_values(["turn", "order"]).index[:clips]
-    return rows.loc[rows.index.isin(chosen)]
+    taken = pd.DataFrame({"turn": turn, "order": order}).sort_values(["turn", "order"]).index
+    return pd.Series(range(len(rows)), index=taken).reindex(rows.index)
 
 
 class Analysis(NamedTuple):
@@ -250,14 +255,19 @@ def _sentence(text: str) -> str:
 def caption(row: pd.Series, tags: list[str], bands: Bands, settings: params.Captions) -> list[str]:
     """The paraphrases of one clip; `row` has `clip_id`, `style`, `facts`, `rms_db` and the fields of `Analysis`.
 
+    Captions that came with the music are taken in turn.
+
     Words are drawn by the clip's name, so that they stay when other clips come or go.
     """
     clip = int(hashlib.sha256(str(row["clip_id"]).encode()).hexdigest()[:8], 16)
     generator = np.random.default_rng([settings.seed, clip])
     style, first = json.loads(row["style"] or "[]"), int(generator.integers(3))
     forms = range(first, first + settings.paraphrases)
-    if row["facts"]:
-        return [state(style, json.loads(row["facts"]), form) for form in forms]
+    facts = json.loads(row["facts"] or "{}")
+    if "captions" in facts:
+        return [facts["captions"][form % len(facts["captions"])] for form in forms]
+    if facts:
+        return [state(style, facts, form) for form in forms]
     heard = {name: float(row[name]) for name in (*Analysis._fields, "rms_db")}
     return [describe(style, tags, heard, bands, form, generator) for form in forms]
 

@@ -18,14 +18,17 @@ C1  Mutual information by the estimator that `pipeline.calibration` chooses, fro
 C2  Spearman's rank correlation of MMD and mutual information over codecs and seeds: positive with p under
     1 - confidence at equal time and under the delay shift (against it: negative with such a p). Beside it, deciding
     nothing: the same over snapshots of those codecs' training, which are not independent of each other.
-C3  FAD-MTT and KL-MTT of the delay-pattern LM on a codec with the loss, minus those on the codec without: lower than 0.
-    Beside it, deciding nothing: the price of the product of marginals, held-out bits per frame of delay minus flatten.
+C3  FAD-MTT and KL-MTT of the delay-pattern LM on a codec with the loss, minus those on the codec without, mean over
+    seeds: lower than 0. A difference is of models that share the seed, on the same captions; a resample draws tracks,
+    with their captions, and seeds, so that seeds that disagree leave it undecided. Beside it, deciding nothing: each
+    seed's difference, KAD-MTT, agreement with the captions, and the price of the product of marginals, held-out bits
+    per frame of delay minus flatten.
 C4  Seconds of generation a clip, flatten over delay on one codec, medians over batches, with the whole interval over
     batches: at least `FASTER` (against it: no more than 1). Beside them, deciding nothing: processor seconds, which
     other jobs on the machine touch less, and steps.
 C5  Codec with the delayed loss minus the one whose loss has no delay: mutual information under the delay shift, as in
-    C1, and FAD-MTT and KL-MTT under the delay-pattern LM: lower than 0. Without such models the claim is of music and
-    not tested. Beside it, deciding nothing: their total correlation under the delay shift.
+    C1, and FAD-MTT and KL-MTT under the delay-pattern LM, as in C3: lower than 0. Without such models the claim is of
+    music and not tested. Beside it, deciding nothing: as for C3, and their total correlation under the delay shift.
 C6  SI-SDR and log-mel distance, with the loss minus without: worse by less than `SI_SDR_MARGIN` dB and `LOG_MEL_MARGIN`
     of the distance (against it: worse by more). The margins are ours; the paper states none.
 C7  What decides C1, on codecs of every quantizer but the residual one; C1 to C6 are about that one alone. Beside it,
@@ -206,10 +209,10 @@ def _c2(results: Results) -> Claim:
 def _c3(results: Results) -> Claim:
     findings = []
     for ours, theirs in results.pairs(PAPER):
+        findings += _music(results, ours, theirs)
         for seed in results.seeds(ours, theirs):
             sides = [Model("delay", codec, seed) for codec in (ours, theirs)]
             between = f"{ours} - {theirs}"
-            findings += _music(results, *sides, between)
             prices = [price for side in sides if (price := results.price(side))]
             if len(prices) == len(sides):
                 change = statistics.difference(*prices, results.confidence)
@@ -246,9 +249,10 @@ def _c5(results: Results) -> Claim:
     for ours in (name for name, loss in losses.items() if loss.delay):
         same = losses[ours].model_copy(update={"delay": False})
         for theirs in (name for name, loss in losses.items() if loss == same):
+            music = _music(results, ours, theirs)
+            findings += music
             for seed in results.seeds(ours, theirs):
                 between = f"{ours} - {theirs}"
-                music = _music(results, Model("delay", ours, seed), Model("delay", theirs, seed), between)
                 information = statistics.difference(
                     results.total(ours, seed, "delayed", "mutual_information"),
                     results.total(theirs, seed, "delayed", "mutual_information"),
@@ -256,7 +260,6 @@ def _c5(results: Results) -> Claim:
                 )
                 decided = lower(information) if music else ""
                 findings += [
-                    *music,
                     _finding("MI, delay shift (bits)", between, seed, information, decided),
                     *_beyond_pairs(results, ours, theirs, seed, "delayed"),
                 ]
@@ -303,17 +306,28 @@ def _c7(results: Results) -> Claim:
     return claim._replace(findings=claim.findings + beside)
 
 
-def _music(results: Results, ours: Model, theirs: Model, between: str) -> list[Finding]:
-    """FAD-MTT and KL-MTT of one model minus another's; nothing where the study lacks one of the two."""
-    if not {ours, theirs} <= set(results.models):
-        return []
-    systems = [f"generation/{model.name}" for model in (ours, theirs)]
-    fad = statistics.difference(*(results.fad(system) for system in systems), results.confidence)
-    kl = statistics.difference(*(results.kl(system) for system in systems), results.confidence)
-    return [
-        _finding("FAD-MTT", between, ours.seed, fad, lower(fad)),
-        _finding("KL-MTT (nats)", between, ours.seed, kl, lower(kl)),
-    ]
+def _music(results: Results, ours: str, theirs: str) -> list[Finding]:
+    """Scores of the delay-pattern LM on one codec minus another's: mean over the seeds of both, then each seed's."""
+    models = [[Model("delay", codec, seed) for codec in (ours, theirs)] for seed in results.seeds(ours, theirs)]
+    both = [pair for pair in models if set(pair) <= set(results.models)]
+    measures = {
+        "FAD-MTT": results.fad,
+        "KL-MTT (nats)": results.kl,
+        "KAD-MTT": results.kad,
+        "agreement with captions": results.text,
+    }
+    findings, beside, between = [], [], f"{ours} - {theirs}"
+    for name, measure in measures.items():
+        sides = [[measure(f"generation/{model.name}") for model in pair] for pair in both]
+        if not sides or any(side is None for pair in sides for side in pair):
+            continue
+        changes = [statistics.difference(*pair, results.confidence) for pair in sides]
+        pooled = statistics.over_seeds(changes, seed=results.evaluation.seed, confidence=results.confidence)
+        decided = lower(pooled) if name in ("FAD-MTT", "KL-MTT (nats)") else ""
+        findings.append(_finding(name, between, "all", pooled, decided))
+        for (model, _), change in zip(both, changes, strict=True):
+            beside.append(_finding(name, between, model.seed, change))
+    return findings + beside
 
 
 def _held_out(results: Results) -> str:

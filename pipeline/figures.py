@@ -229,35 +229,47 @@ def criterion(results: Results) -> Figure:
 
 
 def scores(results: Results) -> Figure:
-    """FAD-MTT and KL-MTT by codec and pattern, beside the codec's reconstruction and real music of other tracks."""
-    figure, axes = _figure(1, 2, (9, 4))
-    patterns = list(results.study.language_models)
-    for ax, measure, label in zip(
-        axes[0], (results.fad, results.kl), ("FAD-MTT, lower is better", "KL-MTT (nats), lower is better"), strict=True
-    ):
-        floor = measure("floor")
-        ax.axhspan(floor.low, floor.high, color="#bbbbbb", alpha=0.6, linewidth=0)
-        ax.axhline(floor.value, color="#555555", linewidth=1)
-        for position, codec in enumerate(results.codecs):
+    """Scores by codec and pattern, beside the codec's reconstruction, real music, and systems from outside."""
+    measures = {
+        "FAD-MTT, lower is better": results.fad,
+        "KAD-MTT, lower is better": results.kad,
+        "KL-MTT (nats), lower is better": results.kl,
+        "agreement with captions, higher is better": results.text,
+    }
+    figure, axes = _figure(2, 2, (10, 7))
+    patterns, outside = list(results.study.language_models), results.evaluation.systems
+    codecs = list(dict.fromkeys(model.codec for model in results.models))
+    for ax, (label, measure) in zip(axes.flat, measures.items(), strict=True):
+        # Of real music, what lies nearest to the reference: other tracks; for captions, its own.
+        real = measure("reference" if measure == results.text else "floor")
+        if real is not None:
+            ax.axhspan(real.low, real.high, color="#bbbbbb", alpha=0.6, linewidth=0)
+            ax.axhline(real.value, color="#555555", linewidth=1)
+        for position, codec in enumerate(codecs):
             bound = [measure(f"reconstruction/{c}-seed{s}") for c, s in results.heard if c == codec]
-            _marks(ax, position - 0.3, bound, "#555555", "_")
+            _marks(ax, position - 0.3, [e for e in bound if e is not None], "#555555", "_")
             for index, pattern in enumerate(patterns):
                 models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
-                offset = 0.3 * (index - (len(patterns) - 1) / 2)
-                _marks(
-                    ax,
-                    position + 0.05 + offset,
-                    [measure(f"generation/{m.name}") for m in models],
-                    COLOURS[index],
-                    MARKERS[index],
-                )
-        _categories(ax, list(results.codecs))
-        _from_zero(ax)
+                found = [measure(f"generation/{m.name}") for m in models]
+                place = position + 0.05 + 0.3 * (index - (len(patterns) - 1) / 2)
+                _marks(ax, place, [e for e in found if e is not None], COLOURS[index], MARKERS[index])
+        for position, name in enumerate(outside, start=len(codecs)):
+            system = f"outside/{name}"
+            known = measure != results.kl or results.score(system)["kl"]["paired"]
+            found = measure(system) if known else None
+            _marks(ax, position, [found] if found else [], "#000000", "*")
+        _categories(ax, [*codecs, *outside])
+        if measure == results.text:
+            ax.axhline(0.5, color="#555555", linewidth=1, linestyle=":")
+        else:
+            _from_zero(ax)
         ax.set_ylabel(label)
     entries = {f"LM, {pattern}": (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
+    if outside:
+        entries["from outside"] = ("#000000", "*")
     _legend(
         figure,
-        {**entries, "reconstruction (upper bound)": ("#555555", "_"), "real music of other tracks": ("#555555", "")},
+        {**entries, "reconstruction (upper bound)": ("#555555", "_"), "real music (dotted: chance)": ("#555555", "")},
     )
     count = results.score("floor")
     figure.suptitle(

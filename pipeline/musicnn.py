@@ -103,6 +103,11 @@ class Musicnn(nn.Module):
         answer = self(patches.flatten(0, 1))
         return Answer(*(part.unflatten(0, patches.shape[:2]) for part in answer))
 
+    @torch.inference_mode()
+    def tags(self, penultimate: Tensor) -> Tensor:
+        """Logits `[..., 50]` of embeddings `[..., 200]`."""
+        return F.linear(penultimate, self.logits_weight, self.logits_bias)
+
     def _chunk(self, patches: Tensor) -> Answer:
         x = patches * self.input[0] + self.input[1]
         front = torch.cat([layer(x) for layer in (*self.timbral, *self.temporal)], dim=2)  # [P, 187, 561]
@@ -114,7 +119,7 @@ class Musicnn(nn.Module):
         pooled = torch.stack([max_pool, features.mean(1)], dim=2).flatten(1)  # alternating, as TensorFlow flattens it
         dense = F.linear(pooled, self.dense_weight, self.dense_bias).relu()
         penultimate = dense * self.dense_norm[0] + self.dense_norm[1]
-        return Answer(F.linear(penultimate, self.logits_weight, self.logits_bias), max_pool, penultimate)
+        return Answer(self.tags(penultimate), max_pool, penultimate)
 
 
 class _Frontend(nn.Module):
@@ -134,22 +139,23 @@ class _Frontend(nn.Module):
 
 
 class _Timbral(_Frontend):
-    """7 frames by 38 or 67 mels, in stretches of time whose result stays in the cache."""
+    """7 frames by 38 or 67 mels: the mels under the kernel are a convolution's channels, one band after another."""
 
-    stretch = 47  # frames; four are a patch and one frame
+    at_once = 4  # bands, whose result stays in the cache
 
     def set_kernel(self, kernel: Tensor, bias: Tensor) -> None:
-        self.kernel, self.bias = nn.Buffer(kernel.contiguous(memory_format=torch.channels_last)), nn.Buffer(bias)
+        kernel = kernel.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)  # [C, mels, 1, 7]
+        self.kernel, self.bias = nn.Buffer(kernel), nn.Buffer(bias)
 
     def largest(self, x: Tensor) -> Tensor:
-        size, positions = self.kernel.shape[2], BINS - self.kernel.shape[3] + 1
-        before, after = size // 2, size // 2 + -PATCH % self.stretch
-        stretches = F.pad(x, (0, 0, before, after)).unfold(1, self.stretch + size - 1, self.stretch)  # [P, 4, 96, 53]
-        largest = [
-            F.max_pool2d(F.conv2d(stretch, self.kernel, self.bias), (1, positions))
-            for stretch in stretches.transpose(2, 3).flatten(0, 1)[:, None].split(1)
-        ]
-        return torch.cat(largest)[..., 0].transpose(1, 2).reshape(len(x), -1, len(self.bias))[:, :PATCH]
+        mels, size = self.kernel.shape[1], self.kernel.shape[3]
+        bands = F.pad(x, (0, 0, size // 2, size // 2)).transpose(1, 2).unfold(1, mels, 1)  # [P, bands, 193, mels]
+        largest = x.new_full((), -torch.inf)
+        for some in bands.split(self.at_once, 1):
+            image = some.flatten(0, 1).transpose(1, 2)[:, :, None].contiguous(memory_format=torch.channels_last)
+            found = F.conv2d(image, self.kernel, self.bias)[:, :, 0].unflatten(0, (len(x), -1)).amax(1)
+            largest = torch.maximum(largest, found)
+        return largest.transpose(1, 2)
 
 
 class _Temporal(_Frontend):

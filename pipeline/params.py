@@ -92,6 +92,13 @@ class Scores(_Section):
     seconds: Positive  # of each rendition that are kept
 
 
+class Local(_Section):
+    """Music that the user has, for the sources folder, musiccaps, jamendo and fma."""
+
+    audio: str  # folder, relative to the study's directory unless absolute
+    metadata: str  # file that the data set publishes; for folder a CSV or JSON lines of captions, or empty
+
+
 class Split(_Section):
     """Shares of the groups (package, artist) that go to each split, by a hash with a fixed salt."""
 
@@ -103,7 +110,7 @@ class Split(_Section):
 class Corpus(_Section):
     """Clips of music, their splits and their credits."""
 
-    source: Literal["soundtracks", "scores"]
+    source: Literal["soundtracks", "scores", "folder", "musiccaps", "jamendo", "fma"]
     sample_rate: Count  # Hz
     clip_seconds: Positive
     clips_per_track: Count
@@ -112,6 +119,7 @@ class Corpus(_Section):
     max_cosine: Fraction  # between embeddings of clips in different splits
     soundtracks: Soundtracks
     scores: Scores
+    local: Local
 
 
 class Captions(_Section):
@@ -301,13 +309,31 @@ class Speed(_Section):
     repeats: Count
 
 
+class OutsideSystem(_Section):
+    """Clips that another system made."""
+
+    folder: str  # of audio files, relative to the study's directory unless absolute
+    captions: str  # CSV: file, and caption or clip_id; empty without one
+
+
+Embedder = Literal["musicnn-mtt", "musicnn-msd", "cdpam", "vggish", "clap-laion-music", "encodec", "pann"]
+
+
 class Evaluation(_Section):
     """Scores of generated and reconstructed audio against held-out music."""
 
+    embedders: dict[Embedder, Natural]  # clips of each system that each of them takes, at most; 0 leaves it out
+    systems: dict[Name, OutsideSystem]
     loudness_lufs: float
     seconds: Positive  # kept of each clip, at a seeded offset
     bootstrap: Count
     seed: Natural
+
+    @model_validator(mode="after")
+    def _tags_are_there(self) -> Self:
+        if self.embedders.get("musicnn-mtt", 0) < 2:
+            raise ValueError("evaluation.embedders must give musicnn-mtt two clips or more: KL-MTT comes from its tags")
+        return self
 
 
 class Report(_Section):
@@ -321,7 +347,9 @@ class Runtime(_Section):
 
     device: Literal["auto", "cpu", "cuda"]
     archive: str  # "apt", a mirror's base address, or a folder of packages
-    downloads: str  # folder that keeps what was downloaded, shared by every run
+    downloads: str  # folder that keeps what was downloaded and embedded, shared by every run
+    checkpoints: str  # folder of the embedders' checkpoints that no package has
+    offline: bool  # ask no model hub: a missing checkpoint is an error
 
 
 class Params(_Section):

@@ -28,6 +28,8 @@ DISTRIBUTIONS = {
     "markov_pair": "Markov pair",
     "quantised_gaussian": "quantised Gaussian",
 }
+# What some clips have no value of: of captions that name no tag, of clips that a slow measure left out.
+PARTIAL = ("kl", "text", "clap", "mos")
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
 
 
@@ -114,7 +116,7 @@ class Results:
         return self._json(f"codec/{codec}-seed{seed}/metrics.json")
 
     def reconstruction(self, codec: str, seed: int, measure: str) -> Estimate:
-        """Mean over test clips of `si_sdr` (dB) or `log_mel`."""
+        """Mean over test clips of `si_sdr` (dB) or `log_mel`, or over some of them of `mos` (1 to 5)."""
         return self._mean(f"codec/{codec}-seed{seed}/metrics.npz", measure)
 
     def history(self, codec: str, seed: int) -> pd.DataFrame:
@@ -183,13 +185,25 @@ class Results:
         """Scores of a system: `floor` (real music of other tracks), `reconstruction/...` or `generation/...`."""
         return self._json(f"evaluation/scores/{system}.json")
 
-    def fad(self, system: str) -> Estimate:
-        """FAD-MTT of a system."""
-        return self._estimate(self.score(system)["fad"])
+    def fad(self, system: str, embedder: str = "musicnn-mtt") -> Estimate | None:
+        """Fréchet distance of a system to held-out music, None where `embedder` was not asked."""
+        return self._asked(system, "fad", embedder)
+
+    def kad(self, system: str, embedder: str = "musicnn-mtt") -> Estimate | None:
+        """Kernel distance of a system to held-out music, None where `embedder` was not asked."""
+        return self._asked(system, "kad", embedder)
+
+    def fma_pop(self, system: str, embedder: str) -> Estimate | None:
+        """Fréchet distance of a system to FMA-Pop, None where `embedder` was not asked."""
+        return self._asked(system, "fma_pop", embedder)
 
     def kl(self, system: str) -> Estimate:
         """KL-MTT of a system: mean over clips, in nats."""
         return self._mean(f"evaluation/scores/{system}.npz", "kl")
+
+    def text(self, system: str, measure: str = "text") -> Estimate | None:
+        """Agreement of a system's clips with their captions, or their `clap` score; None where it was not measured."""
+        return self._mean(f"evaluation/scores/{system}.npz", measure) if self.score(system).get(measure) else None
 
     def mean(self, estimates: list[Estimate]) -> Estimate:
         """Mean over seeds; its interval is over tracks alone, for two or three seeds tell nothing of all seeds."""
@@ -199,13 +213,18 @@ class Results:
     def _mean(self, name: str, key: str) -> Estimate:
         with np.load(self._path(name), allow_pickle=False) as arrays:
             values, tracks = arrays[key], arrays["track_id"]
+        known = ~np.isnan(values) if key in PARTIAL else slice(None)
         return statistics.mean(
-            values,
-            tracks,
+            values[known],
+            tracks[known],
             resamples=self.evaluation.bootstrap,
             seed=self.evaluation.seed,
             confidence=self.confidence,
         )
+
+    def _asked(self, system: str, measure: str, embedder: str) -> Estimate | None:
+        found = self.score(system)[measure].get(embedder)
+        return found and self._estimate(found)
 
     def _estimate(self, stored: dict[str, Any]) -> Estimate:
         return statistics.interval(stored["value"], np.array(stored["resamples"]), self.confidence)

@@ -87,6 +87,20 @@ def ratio(ours: Estimate, theirs: Estimate, confidence: float) -> Estimate:
     return interval(ours.value / theirs.value - 1, ours.resamples / theirs.resamples - 1, confidence)
 
 
+def over_seeds(estimates: list[Estimate], *, seed: int, confidence: float) -> Estimate:
+    """Mean over training seeds of measurements on the same tracks; each resample draws seeds as well (Owen 2007).
+
+    All must come from the same tracks, number of resamples and seed, as for `difference`. Of two or three seeds such
+    an interval is rough: it says whether they agree, not what others would give.
+    """
+    for estimate in estimates[1:]:
+        _paired(estimates[0], estimate)
+    centred = np.stack([e.value + e.resamples - e.resamples.mean() for e in estimates], 1)
+    drawn = np.random.default_rng(seed).integers(len(estimates), size=centred.shape)
+    value = float(np.mean([e.value for e in estimates]))
+    return interval(value, np.take_along_axis(centred, drawn, 1).mean(1), confidence)
+
+
 def ratio_of_medians(ours: np.ndarray, theirs: np.ndarray, *, resamples: int, seed: int, confidence: float) -> Estimate:
     """Median of `ours` `[n]` over that of `theirs` `[m]`, with an interval over their repeats, drawn apart."""
     generator = np.random.default_rng(seed)

@@ -32,11 +32,12 @@ ENVIRONMENT = {
     # Training frees and asks for the same big blocks every step; handing them back to the system costs a fifth of it.
     "MALLOC_MMAP_THRESHOLD_": 2**32,
     "MALLOC_TRIM_THRESHOLD_": 2**33,
-    "HF_HUB_OFFLINE": 1,
+    "HF_HUB_OFFLINE": int(config["runtime"]["offline"]),
     "DEVICE": config["runtime"]["device"],
     "ARCHIVE": config["runtime"]["archive"],
     # Under the repository and not under the run, so that every study shares what was downloaded.
     "DOWNLOADS": ROOT / config["runtime"]["downloads"],
+    "CHECKPOINTS": ROOT / config["runtime"]["checkpoints"],
 }
 if not workflow.deployment_settings.deployment_method:
     # The interpreter that runs Snakemake runs the jobs too, activated or not.
@@ -67,6 +68,7 @@ SYSTEMS = [
     *(["reference", "floor"] if MODELS else []),
     *("reconstruction/{codec}-seed{seed}".format(**run) for run in HEARD),
     *("generation/{pattern}/{codec}-seed{seed}".format(**model) for model in MODELS),
+    *(f"outside/{name}" for name in config["evaluation"]["systems"] if MODELS),
 ]
 
 
@@ -80,7 +82,10 @@ wildcard_constraints:
 
 
 def audio_of(wildcards) -> str:
-    """The audio of a system; that of real music is rows of the corpus."""
+    """The audio of a system; that of real music is rows of the corpus, that from outside a folder."""
+    kind, _, name = wildcards.system.partition("/")
+    if kind == "outside":
+        return config["evaluation"]["systems"][name]["folder"]
     if wildcards.system in ("reference", "floor"):
         return "results/corpus/audio.npy"
     return (

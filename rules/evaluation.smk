@@ -1,9 +1,17 @@
 """Evaluation: distances of generated and reconstructed audio to held-out music."""
 
 
+def captions_of(wildcards) -> str | list[str]:
+    """The captions file of a system from outside, if it has one."""
+    kind, _, name = wildcards.system.partition("/")
+    systems = config["evaluation"]["systems"]
+    return kind == "outside" and systems[name]["captions"] or []
+
+
 rule embed:
     input:
         audio=audio_of,
+        captions=captions_of,
         manifest=rules.captions.output.manifest,
     output:
         "results/evaluation/embeddings/{system}.npz",
@@ -19,10 +27,14 @@ rule embed:
         runtime=60,
     params:
         settings=settings("corpus", "evaluation", "generation"),
+        captions=lambda _, input: (
+            f"--captions {shlex.quote(input.captions)}" if input.captions else ""
+        ),
         code=code("pipeline.evaluate"),
     shell:
         "python -m pipeline.evaluate embed --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --system {wildcards.system} --audio {input.audio} --manifest {input.manifest} --downloads $DOWNLOADS"
+        " --system {wildcards.system} --audio {input.audio:q} {params.captions} --manifest {input.manifest}"
+        " --downloads $DOWNLOADS --checkpoints $CHECKPOINTS"
         " --out {output} > {log} 2>&1"
 
 
@@ -47,7 +59,7 @@ rule score:
     shell:
         "python -m pipeline.evaluate score --params {params.settings:q} --threads {threads}"
         " --system {wildcards.system} --embeddings {input.embeddings} --reference {input.reference}"
-        " --out {output.scores} > {log} 2>&1"
+        " --downloads $DOWNLOADS --out {output.scores} > {log} 2>&1"
 
 
 rule evaluation:

@@ -4,6 +4,7 @@
     python tests/bench.py loss 2944     # one, of a size
     python tests/bench.py codec
     python tests/bench.py dependence 10000000   # at full size
+    python tests/bench.py scores 8      # with so many clips a side
 
 Every measurement is a process of its own, and the sides take turns, so that neither a busy minute nor the other's
 memory falls on one side alone.
@@ -16,15 +17,18 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAPER = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
 CODEBOOKS, DIMENSION = 4, 128
 CODEC_TURNS, CODEC_STEPS = 3, 12
+SCORES_TURNS, SCORED = 3, 8  # clips of 10 s a side
 # As the rules set them: training frees and asks for the same big blocks every step.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 TURNS = {2944: 3, 11776: 1}  # of the loss, at the rows of one and of four of the paper's GPUs
@@ -37,20 +41,27 @@ STREAMS, CODES, CLIP, FRAMES, RIVALS_PAIRS = 16, 2048, 1000, 1_000_000, 3
 def main() -> None:
     """Runs all benchmarks, or is the process of one measurement."""
     parser = argparse.ArgumentParser(description="Measure this project's parts against their rivals.")
-    parser.add_argument("what", nargs="?", choices=["loss", "codec", "dependence"], help="all, where it is left out")
-    parser.add_argument("size", nargs="?", type=int, help="rows, for the loss; frames, for dependence")
+    what = ["loss", "codec", "dependence", "scores"]
+    parser.add_argument("what", nargs="?", choices=what, help="all, where it is left out")
+    parser.add_argument(
+        "size", nargs="?", type=int, help="rows, for the loss; frames, for dependence; clips, for scores"
+    )
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.side:
         sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-        one = {"loss": _one_loss, "codec": _one_codec, "dependence": _one_dependence}[arguments.what]
-        print(json.dumps(one(arguments.side, arguments.size or 0, arguments.threads)))
+        ones = {"loss": _one_loss, "codec": _one_codec, "dependence": _one_dependence, "scores": _one_scores}
+        with redirect_stdout(sys.stderr):  # packages print
+            answer = ones[arguments.what](arguments.side, arguments.size or 0, arguments.threads)
+        print(json.dumps(answer))
         return
     if arguments.what in (None, "codec"):
         _codec(arguments.threads)
     if arguments.what in (None, "dependence"):
         _dependence(arguments.size or FRAMES, arguments.threads)
+    if arguments.what in (None, "scores"):
+        _scores(arguments.size or SCORED, arguments.threads)
     if arguments.what in (None, "loss"):
         for size in [arguments.size] if arguments.size else TURNS:
             _loss(size, arguments.threads)
@@ -158,6 +169,69 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
         step()
         seconds.append(time.perf_counter() - started)
     return {"audio": training.batch_size * training.segment_seconds / statistics.median(seconds)}
+
+
+def _scores(clips: int, threads: int) -> None:
+    """From two folders of clips to their distance, against frechet-audio-distance, on one network."""
+    print(f"scores, 2 x {clips} clips of 10 s, EnCodec's encoder with random weights, {threads} thread(s)", flush=True)
+    found = _turns("scores", clips, {"ours": {}, "frechet-audio-distance": {}}, threads, SCORES_TURNS)
+    for side, values in found.items():
+        print(f"  {side:28} {values['seconds']:6.2f} s, distance {values['value']:.6f}")
+    ours, theirs = (values["seconds"] for values in found.values())
+    again = found["ours"]["again"]
+    print(f"  ours against frechet-audio-distance: {theirs / ours:.2f}x the speed (wanted: 1x)")
+    print(f"  a second time, from the cache: {theirs / again:.0f}x", flush=True)
+
+
+def _one_scores(side: str, clips: int, threads: int) -> dict[str, float]:
+    """Seconds from files to the distance, the network being loaded."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # laion-clap asks a hub at import
+    import fake_hub
+    import numpy as np
+    import soundfile
+    import torch
+    from frechet_audio_distance import FrechetAudioDistance
+
+    from pipeline import audio, embedders, evaluate
+    from pipeline.frechet import Gaussian, frechet_distance
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    rate, generator = 24_000, np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        fake_hub.encodec(folder)
+        for name, drift in (("a", 0.0), ("b", 0.01)):
+            (folder / name).mkdir()
+            for index in range(clips):
+                white = generator.normal(size=10 * rate)
+                wave = white + drift * np.cumsum(white)
+                soundfile.write(folder / name / f"{index}.wav", 0.1 * wave / np.abs(wave).max(), rate)
+        if side == "ours":
+            cpu = torch.device("cpu")
+            embedder = embedders.load("encodec", "", folder, cpu)
+
+            def score() -> float:
+                sides = []
+                for name in ("a", "b"):
+                    read = [audio.read(path) for path in sorted((folder / name).iterdir())]
+                    x = evaluate.embedded(embedder, read, folder / "cache", cpu)
+                    sides.append(Gaussian.fitted(x.reshape(-1, x.shape[-1])))
+                return frechet_distance(*sides)
+        else:
+            scorer = FrechetAudioDistance(ckpt_dir=str(folder), model_name="encodec", sample_rate=rate)
+
+            def score() -> float:
+                return float(scorer.score(str(folder / "a"), str(folder / "b")))
+
+        found: dict[str, float] = {}
+        for key in ("seconds", "again"):
+            started = time.perf_counter()
+            found["value"] = score()
+            found[key] = time.perf_counter() - started
+            if side != "ours":
+                break
+    return found
 
 
 def _loss(rows: int, threads: int) -> None:

@@ -74,6 +74,7 @@ CORPUS: dict[str, Any] = {
     "max_cosine": 0.9,
     "soundtracks": {"packages": ["x"]},
     "scores": {"collections": ["bach"], "works": 1, "renditions": 1, "seconds": 30},
+    "local": {"audio": "", "metadata": ""},
 }
 GENERATION = {"clips": 3, "guidance_scale": 3, "top_k": 4, "temperature": 1, "batch_size": 4, "seed": 0}
 

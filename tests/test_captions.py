@@ -27,6 +27,7 @@ CORPUS: dict[str, Any] = {
     "max_cosine": 0.9,
     "soundtracks": {"packages": ["x"]},
     "scores": {"collections": ["bach"], "works": 1, "renditions": 1, "seconds": 30},
+    "local": {"audio": "", "metadata": ""},
 }
 
 

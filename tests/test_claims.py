@@ -44,6 +44,24 @@ def test_a_loss_that_does_nothing_is_undecided(tmp_path: Path) -> None:
     assert [verdicts[claim] for claim in ("C1", "C2", "C3", "C5")] == [UNDECIDED] * 4
 
 
+def test_seeds_that_disagree_leave_the_music_undecided(tmp_path: Path) -> None:
+    whole = synthetic.parameters()
+    synthetic.write(tmp_path, whole)
+    results = Results(tmp_path, json.dumps(whole))
+    read = results.fad
+
+    def turned(system: str) -> Estimate:
+        found, by = read(system), 2.0 * (system == "generation/delay/mmd-seed1")
+        return Estimate(found.value + by, found.low + by, found.high + by, found.resamples + by)
+
+    results.fad = turned
+    third = claims.assess(results)[2]
+    found = {(f.seed, f.verdict): f for f in third.findings if (f.measure, f.of) == ("FAD-MTT", "mmd - baseline")}
+    assert list(found) == [("all", UNDECIDED), ("0", ""), ("1", "")]
+    assert found["0", ""].high < 0 < found["1", ""].low
+    assert third.verdict == UNDECIDED
+
+
 def test_lost_entropy_is_named_and_normalised_values_decide(helped: tuple[Path, dict]) -> None:
     root, whole = helped
     results = Results(root, json.dumps(whole))

@@ -124,6 +124,7 @@ def test_every_clip_of_a_corpus_is_tagged(tmp_path: Path, monkeypatch: pytest.Mo
         "max_cosine": 0.9,
         "soundtracks": {"packages": ["x"]},
         "scores": {"collections": ["bach"], "works": 1, "renditions": 1, "seconds": 4},
+        "local": {"audio": "", "metadata": ""},
     }
     given = ["--params", json.dumps({"corpus": corpus}), "--corpus", ".", "--downloads", DOWNLOADS, "--out", "tags.npz"]
     monkeypatch.setattr("sys.argv", ["musicnn", *given])

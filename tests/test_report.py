@@ -44,6 +44,8 @@ def test_tables_are_complete_and_the_same_twice(
     assert len(found) == 1 + 3 + 8
     assert (found["FAD-MTT low"] <= found["FAD-MTT"]).all()
     assert "FAD" not in {column.split(",")[0] for column in found}  # never without the name of its model
+    assert found["FAD-VGGish"].isna().all()
+    assert found["agreement with captions"].notna().all()
     assert pd.read_csv(tmp_path / "a" / "claims.csv")["verdict"].notna().all()
     assert written["claims.tex"].startswith(b"\\begin{tabular}")
 

@@ -45,6 +45,27 @@ def test_pairing_cancels_what_is_shared() -> None:
     assert found.high - found.low < 0.1
 
 
+def test_seeds_that_agree_narrow_the_interval_and_seeds_that_do_not_span_it() -> None:
+    generator = np.random.default_rng(0)
+    tracks = np.arange(200)
+    shared = generator.normal(size=200)
+    alike = [_mean(shared + 0.1 * generator.normal(size=200), tracks) for _ in range(3)]
+    found = statistics.over_seeds(alike, seed=0, confidence=0.9)
+    assert found.value == pytest.approx(np.mean([e.value for e in alike]))
+    assert found.high - found.low == pytest.approx(alike[0].high - alike[0].low, rel=0.2)
+    apart = [
+        statistics.Estimate(e.value + by, e.low + by, e.high + by, e.resamples + by)
+        for e, by in zip(alike, (-5, 5, 0), strict=True)
+    ]
+    wide = statistics.over_seeds(apart, seed=0, confidence=0.9)
+    assert wide.value == pytest.approx(found.value)
+    assert wide.low < -2 < 2 < wide.high
+    (one,) = alike[:1]
+    assert statistics.over_seeds([one], seed=0, confidence=0.9)[:3] == pytest.approx(one[:3])
+    with pytest.raises(ValueError, match="cannot be paired"):
+        statistics.over_seeds([one, one._replace(resamples=one.resamples[1:])], seed=0, confidence=0.9)
+
+
 def test_ratio_of_medians_sees_past_a_slow_repeat() -> None:
     generator = np.random.default_rng(0)
     slow, fast = 8 + 0.1 * generator.normal(size=11), 1 + 0.01 * generator.normal(size=11)

@@ -1,0 +1,179 @@
+"""Embedders by name: what turns waveforms into the vectors that distances between sets of music are taken of.
+
+`musicnn-mtt`, `musicnn-msd` and `cdpam` come from packages and need no model hub. The checkpoints of `vggish`,
+`clap-laion-music`, `encodec` and `pann` are in no package: they lie in a local folder, or are downloaded to it, and run
+through frechet-audio-distance and laion-clap, which are imported only then: they ask a model hub at import.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline import audio, cdpam, fetch, musicnn, provenance
+from pipeline.frechet import Gaussian
+from pipeline.job import JobError
+
+ROBERTA_TOKENS = 50_265
+
+
+class Embedder(NamedTuple):
+    """A network that embeds waveforms; some also tag them, or embed texts."""
+
+    name: str
+    sample_rate: int  # Hz
+    embed: Callable[[Tensor], Tensor]  # [B, T], full scale 1 -> [B, n, D]
+    identity: str  # of what decides its answers: code, weights, torch, kind of device
+    resample: Callable[[np.ndarray, int, int], np.ndarray] = audio.resample
+    tags: Callable[[Tensor], Tensor] | None = None  # [..., D] -> logits [..., C]
+    text: Callable[[list[str]], Tensor] | None = None  # texts -> [B, D], unit vectors as `embed`'s
+
+
+class Checkpoint(NamedTuple):
+    """A file that an embedder needs, under the folder of checkpoints, and who published it."""
+
+    path: str
+    source: str
+
+
+class Outside(NamedTuple):
+    """An embedder of frechet-audio-distance: how it is asked for, and what it needs."""
+
+    options: dict[str, Any]
+    dimension: int
+    checkpoints: tuple[Checkpoint, ...]
+
+
+OUTSIDE = {
+    "vggish": Outside(
+        {"model_name": "vggish", "sample_rate": 16_000},
+        128,
+        (
+            Checkpoint("harritaylor_torchvggish_master/hubconf.py", "https://github.com/harritaylor/torchvggish"),
+            Checkpoint("checkpoints/vggish-10086976.pth", "https://github.com/harritaylor/torchvggish/releases"),
+            Checkpoint(
+                "checkpoints/vggish_pca_params-970ea276.pth", "https://github.com/harritaylor/torchvggish/releases"
+            ),
+        ),
+    ),
+    "clap-laion-music": Outside(
+        {"model_name": "clap", "submodel_name": "music_audioset", "sample_rate": 48_000},
+        512,
+        (Checkpoint("music_audioset_epoch_15_esc_90.14.pt", "https://huggingface.co/lukewys/laion_clap"),),
+    ),
+    "encodec": Outside(
+        {"model_name": "encodec", "sample_rate": 24_000},
+        128,
+        (Checkpoint("checkpoints/encodec_24khz-d7cc33bc.th", "https://dl.fbaipublicfiles.com/encodec/v0"),),
+    ),
+    "pann": Outside(
+        {"model_name": "pann", "sample_rate": 16_000},
+        2048,
+        (Checkpoint("Cnn14_16k_mAP%3D0.438.pth", "https://zenodo.org/record/3987831"),),
+    ),
+}
+NAMES = ("musicnn-mtt", "musicnn-msd", "cdpam", *OUTSIDE)
+# fadtk's statistics of FMA-Pop (Gui et al. 2023), by what it calls these embedders.
+FMA_POP = {
+    "cdpam": "cdpam-acoustic",
+    "vggish": "vggish",
+    "clap-laion-music": "clap-laion-music",
+    "encodec": "encodec-emb",
+}
+
+
+def load(name: str, downloads: Path | str, checkpoints: Path | str, device: torch.device) -> Embedder:
+    """The embedder of this name, on `device`.
+
+    Where `HF_HUB_OFFLINE` is set to 1 (runtime.offline), a missing checkpoint is an error; else it is downloaded.
+
+    Args:
+        name: one of `NAMES`.
+        downloads: folder that keeps what package archives gave.
+        checkpoints: folder of the checkpoints that no package has, relative to the repository unless absolute.
+        device: where it runs.
+
+    Raises:
+        JobError: a checkpoint is missing, or what was loaded is of no use; the message says how to get it.
+    """
+    if name in OUTSIDE:
+        return _outside(name, provenance.ROOT / checkpoints, device)
+    if name == "cdpam":
+        path = fetch.cdpam_checkpoint(downloads)
+        network = cdpam.load(path).to(device)
+        return Embedder(name, cdpam.SAMPLE_RATE, network.embed, _identity(name, fetch.CDPAM, device), cdpam.resample)
+    tagger = musicnn.load(name.removeprefix("musicnn-"), fetch.musicnn_folder(downloads)).to(device)
+    return Embedder(
+        name,
+        musicnn.SAMPLE_RATE,
+        lambda waveforms: tagger.embed(waveforms).penultimate,
+        _identity(name, fetch.MUSICNN, device),
+        tags=tagger.tags,
+    )
+
+
+def fma_pop(name: str, downloads: Path | str) -> Gaussian:
+    """Mean and covariance of FMA-Pop's embeddings (Gui et al. 2023), for the names in `FMA_POP`."""
+    with np.load(fetch.fadtk_folder(downloads) / "stats" / "fma_pop.npz", allow_pickle=False) as arrays:
+        return Gaussian.of(*(arrays[f"{FMA_POP[name]}.{part}"] for part in ("mu", "cov")))
+
+
+def _outside(name: str, folder: Path, device: torch.device) -> Embedder:
+    found = OUTSIDE[name]
+    missing = [checkpoint for checkpoint in found.checkpoints if not (folder / checkpoint.path).exists()]
+    if missing and os.environ.get("HF_HUB_OFFLINE") == "1":
+        first = missing[0]
+        raise JobError(
+            f"evaluation.embedders asks for {name}, but {folder} has no {first.path}: get it from {first.source} and "
+            "put it there, name another folder as runtime.checkpoints, or set runtime.offline to false to download it"
+        )
+    # Not above: with no network and HF_HUB_OFFLINE unset, its questions to a hub take minutes to fail.
+    from frechet_audio_distance import FrechetAudioDistance
+
+    scorer = FrechetAudioDistance(ckpt_dir=str(folder), **found.options)
+    scorer.device = device
+    scorer.model.to(device)
+    text = None
+    if name == "clap-laion-music":
+        # Without its files, transformers hands out a tokenizer of five tokens and says nothing.
+        if len(scorer.model.tokenize) != ROBERTA_TOKENS:
+            raise JobError(
+                f"laion-clap found no tokenizer of roberta-base ({len(scorer.model.tokenize)} tokens, not "
+                f"{ROBERTA_TOKENS}): put its files into the hub's cache (HF_HOME), or set runtime.offline to false"
+            )
+        text = _text(scorer.model)
+    rate = found.options["sample_rate"]
+
+    @torch.inference_mode()
+    def embed(waveforms: Tensor) -> Tensor:
+        """Clip by clip; the package prints what goes wrong and returns what it has."""
+        clips = []
+        for waveform in waveforms.cpu().numpy():
+            answer = scorer.get_embeddings([waveform], rate).reshape(-1, found.dimension)
+            if not np.isfinite(answer).all():
+                raise JobError(f"{name} answered with NaN or infinity")
+            clips.append(torch.from_numpy(answer))
+        return torch.stack(clips)
+
+    digests = [provenance.file_digest(folder / checkpoint.path) for checkpoint in found.checkpoints]
+    return Embedder(name, rate, embed, _identity(name, digests, device), text=text)
+
+
+def _text(clap: torch.nn.Module) -> Callable[[list[str]], Tensor]:
+    @torch.inference_mode()
+    def embed(texts: list[str]) -> Tensor:
+        # laion-clap takes the only row of a batch of one for the batch.
+        padded = texts if len(texts) > 1 else [*texts, ""]
+        return clap.get_text_embedding(padded, use_tensor=True)[: len(texts)].cpu()
+
+    return embed
+
+
+def _identity(name: str, weights: Any, device: torch.device) -> str:
+    return provenance.digest(
+        [name, weights, provenance.source_digest("pipeline.embedders"), torch.__version__, device.type]
+    )
