@@ -28,8 +28,6 @@ DISTRIBUTIONS = {
     "markov_pair": "Markov pair",
     "quantised_gaussian": "quantised Gaussian",
 }
-# What some clips have no value of: of captions that name no tag, of clips that a slow measure left out.
-PARTIAL = ("kl", "text", "clap", "mos")
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
 
 
@@ -116,7 +114,7 @@ class Results:
         return self._json(f"codec/{codec}-seed{seed}/metrics.json")
 
     def reconstruction(self, codec: str, seed: int, measure: str) -> Estimate:
-        """Mean over test clips of `si_sdr` (dB) or `log_mel`, or over some of them of `mos` (1 to 5)."""
+        """Mean over test clips of `si_sdr` (dB) or `log_mel`."""
         return self._mean(f"codec/{codec}-seed{seed}/metrics.npz", measure)
 
     def history(self, codec: str, seed: int) -> pd.DataFrame:
@@ -213,7 +211,7 @@ class Results:
     def _mean(self, name: str, key: str) -> Estimate:
         with np.load(self._path(name), allow_pickle=False) as arrays:
             values, tracks = arrays[key], arrays["track_id"]
-        known = ~np.isnan(values) if key in PARTIAL else slice(None)
+        known = ~np.isnan(values)  # a caption that names no tag says nothing of its clip
         return statistics.mean(
             values[known],
             tracks[known],
