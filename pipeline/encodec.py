@@ -146,6 +146,19 @@ def load_encodec(folder: Path) -> codecs.Codec:
     settings = read_json(folder / "config.json")
     if settings.get("model_type") != "encodec":
         raise ValueError(f"{folder / 'config.json'} describes a model of type {settings.get('model_type')!r}")
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise _unfit(folder, error) from None
+    return from_weights(settings, weights, folder)
+
+
+def from_weights(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> codecs.Codec:
+    """The codec of an EncodecModel's configuration and weights; `folder` is where they lie, for what is said of faults.
+
+    Raises:
+        ValueError: the weights do not fit the configuration, or no codec here can be it.
+    """
     config_class, model_class = _transformers()
     from huggingface_hub.errors import StrictDataclassError
 
@@ -156,13 +169,14 @@ def load_encodec(folder: Path) -> codecs.Codec:
     _expect_representable(config)
     model = model_class(config)
     try:
-        weights = load_file(folder / "model.safetensors")
         model.load_state_dict({_renamed(name): value for name, value in weights.items()})
-    except (RuntimeError, SafetensorError) as error:
-        raise ValueError(
-            f"{folder}: the weights do not fit config.json: {str(error).splitlines()[-1].strip()}"
-        ) from None
+    except RuntimeError as error:
+        raise _unfit(folder, error) from None
     return from_transformers(model)
+
+
+def _unfit(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"{folder}: the weights do not fit config.json: {str(error).splitlines()[-1].strip()}")
 
 
 def _transformers() -> tuple[type["EncodecConfig"], type["EncodecModel"]]:

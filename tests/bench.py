@@ -5,6 +5,7 @@
     python tests/bench.py codec
     python tests/bench.py dependence 10000000   # at full size
     python tests/bench.py scores 8      # with so many clips a side
+    python tests/bench.py generation 256 --threads 2     # one, of a width
 
 Every measurement is a process of its own, and the sides take turns, so that neither a busy minute nor the other's
 memory falls on one side alone.
@@ -36,35 +37,46 @@ DENSE_CLOSED_FORM = 6000  # rows up to which its K + 1 matrices a bandwidth fit 
 TARGET = {2944: 5, 11776: 8}
 # Of dependence: codebooks, codes, frames of a clip and, where no size is given, in all; the rival's pairs are a sample.
 STREAMS, CODES, CLIP, FRAMES, RIVALS_PAIRS = 16, 2048, 1000, 1_000_000, 3
+# Language models, by width: heads, layers, codes, clips, steps, and how many times transformers' speed is wanted.
+MODELS = {256: (4, 6, 256, 8, 250, 8.0), 1024: (16, 24, 2048, 1, 40, 1.5)}
+GENERATION_TURNS, GENERATION_THREADS = 3, 2
 
 
 def main() -> None:
     """Runs all benchmarks, or is the process of one measurement."""
     parser = argparse.ArgumentParser(description="Measure this project's parts against their rivals.")
-    what = ["loss", "codec", "dependence", "scores"]
+    what = ["loss", "codec", "dependence", "scores", "generation"]
     parser.add_argument("what", nargs="?", choices=what, help="all, where it is left out")
     parser.add_argument(
-        "size", nargs="?", type=int, help="rows, for the loss; frames, for dependence; clips, for scores"
+        "size",
+        nargs="?",
+        type=int,
+        help="rows, for the loss; frames, for dependence; clips, for scores; width, for generation",
     )
     parser.add_argument("--side", help=argparse.SUPPRESS)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, help="2 for generation and 1 for the others, where it is left out")
     arguments = parser.parse_args()
+    threads = arguments.threads or 1
     if arguments.side:
         sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
         ones = {"loss": _one_loss, "codec": _one_codec, "dependence": _one_dependence, "scores": _one_scores}
+        ones["generation"] = _one_generation
         with redirect_stdout(sys.stderr):  # packages print
-            answer = ones[arguments.what](arguments.side, arguments.size or 0, arguments.threads)
+            answer = ones[arguments.what](arguments.side, arguments.size or 0, threads)
         print(json.dumps(answer))
         return
     if arguments.what in (None, "codec"):
-        _codec(arguments.threads)
+        _codec(threads)
     if arguments.what in (None, "dependence"):
-        _dependence(arguments.size or FRAMES, arguments.threads)
+        _dependence(arguments.size or FRAMES, threads)
     if arguments.what in (None, "scores"):
-        _scores(arguments.size or SCORED, arguments.threads)
+        _scores(arguments.size or SCORED, threads)
     if arguments.what in (None, "loss"):
         for size in [arguments.size] if arguments.size else TURNS:
-            _loss(size, arguments.threads)
+            _loss(size, threads)
+    if arguments.what in (None, "generation"):
+        for width in [arguments.size] if arguments.size else MODELS:
+            _generation(width, arguments.threads or GENERATION_THREADS)
 
 
 def _turns(what: str, size: int, sides: dict[str, dict[str, str]], threads: int, turns: int) -> dict[str, dict]:
@@ -82,7 +94,7 @@ def _turns(what: str, size: int, sides: dict[str, dict[str, str]], threads: int,
     }
 
 
-def _codec(threads: int) -> None:
+def _codec(_: int, threads: int) -> None:
     """Training steps of the default study's codec, against the same network from transformers with plain losses."""
     print(f"codec, the default study's network and batch, {threads} thread(s)", flush=True)
     sides = {"ours": KEEP_MEMORY, "transformers": {}, "transformers keeping memory": KEEP_MEMORY}
@@ -339,6 +351,90 @@ def _one_dependence(side: str, frames: int, _: int) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {f"pair {k}": float(value) for k, value in enumerate(values[:RIVALS_PAIRS])}
     return {"seconds": seconds, "mebibytes": (peak - before) / 1024, **found}
+
+
+def _generation(width: int, threads: int) -> None:
+    """Greedy tokens under guidance, the delay pattern: the same weights here and as MusicgenForCausalLM."""
+    heads, layers, codes, clips, steps, wanted = MODELS[width]
+    print(
+        f"generation, {width}/{heads}/{layers}, {CODEBOOKS} x {codes}, {clips} clips, {threads} thread(s)", flush=True
+    )
+    sides: dict[str, dict[str, str]] = {"ours": {}, "transformers": {}, "transformers, oneDNN as ours": {}}
+    found = _turns("generation", width, sides, threads, GENERATION_TURNS)
+    for side, values in found.items():
+        print(
+            f"  {side:28} {1000 * values['seconds'] / steps:7.1f} ms a step, {clips * steps / values['seconds']:7.1f} "
+            f"frames a second, weights read at {values['bytes'] * steps / values['seconds'] / 1e9:5.1f} GB/s"
+        )
+    plain = statistics.median(values["plain"] for values in found.values())
+    print(f"  a plain matrix-vector product reads a matrix of that size at {plain / 1e9:.1f} GB/s")
+    for theirs in list(sides)[1:]:
+        equal = "the same" if found["ours"]["tokens"] == found[theirs]["tokens"] else "OTHER"
+        ratio, processor = (found[theirs][key] / found["ours"][key] for key in ("seconds", "processor"))
+        said = f"{ratio:.1f}x (wanted: {wanted}x), by processor time {processor:.1f}x, {equal} tokens"
+        print(f"  ours against {theirs}: {said}", flush=True)
+
+
+def _one_generation(side: str, width: int, threads: int) -> dict[str, float]:
+    """Seconds, a digest of the tokens, bytes of weights that a step reads, and bytes a second of a plain product."""
+    import hashlib
+
+    import torch
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    from pipeline import musicgen, sampling
+    from pipeline.language_model import LanguageModel, Shape
+    from pipeline.transformer import MATMUL_PRECISION
+
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    heads, layers, codes, clips, steps, _ = MODELS[width]
+    frames = steps - CODEBOOKS + 1
+    shape = Shape("delay", CODEBOOKS, codes, frames, 64, width, heads, layers, 4 * width, 0.0)
+    model = LanguageModel(shape).eval()
+    text, mask = torch.randn(clips, 20, 64), torch.ones(clips, 20, dtype=torch.bool)
+    if side != "transformers":
+        torch.set_float32_matmul_precision(MATMUL_PRECISION)
+    if side == "ours":
+
+        def run(frames: int) -> torch.Tensor:
+            uniforms = torch.zeros(clips, CODEBOOKS, frames)
+            how = {"guidance_scale": 3.0, "top_k": 1, "temperature": 1.0}
+            return sampling.generate(model, text, mask, frames=frames, uniforms=uniforms, **how)
+    else:
+        theirs = musicgen.to_transformers(model)
+        with torch.no_grad():
+            states, visible = model.condition(text, mask)
+
+        def run(frames: int) -> torch.Tensor:
+            laid = theirs.generate(
+                torch.full((clips * CODEBOOKS, 1), codes),
+                attention_mask=torch.ones(clips, 1, dtype=torch.long),
+                encoder_hidden_states=torch.cat([states, torch.zeros_like(states)]),
+                encoder_attention_mask=torch.cat([visible, torch.zeros_like(visible)]).long(),
+                past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+                guidance_scale=3.0,
+                do_sample=False,
+                num_return_sequences=1,
+                max_length=frames + CODEBOOKS,
+            )
+            return laid.view(clips, CODEBOOKS, frames)
+
+    run(5)
+    started, processor = time.perf_counter(), time.process_time()
+    tokens = run(frames)
+    seconds, processor = time.perf_counter() - started, time.process_time() - processor
+    # A step reads all weights but the embeddings, and of the text's keys and values nothing.
+    read = [p for name, p in model.named_parameters() if "embedding" not in name and "_kv" not in name]
+    numbers = sum(p.numel() for p in read)
+    matrix, vector = torch.randn(numbers // 1024, 1024), torch.randn(1024)
+    matrix @ vector
+    again = time.perf_counter()
+    for _ in range(5):
+        matrix @ vector
+    plain = 5 * 4 * matrix.numel() / (time.perf_counter() - again)
+    digest = int(hashlib.sha256(tokens.to(torch.int32).numpy().tobytes()).hexdigest()[:12], 16)
+    return {"seconds": seconds, "processor": processor, "tokens": digest, "bytes": 4 * numbers, "plain": plain}
 
 
 if __name__ == "__main__":
