@@ -1,9 +1,9 @@
 """The paper's claims C1 to C7 and the rules by which the study's numbers decide them.
 
 The rules were written before the numbers they decide were read; those of C1, C3 and C5 were sharpened once, after an
-earlier study (of commit 2268497) and before the one in `results/`. All differences are paired: the same tracks are drawn for both sides
-in every resample. A difference goes a claim's way where its whole interval lies on that side of the stated margin, and
-against it where the whole interval lies on the other. A claim is
+earlier study (of commit 2268497) and before the one in `results/`. All differences are paired: the same tracks are
+drawn for both sides in every resample. A difference goes a claim's way where its whole interval lies on that side of
+the stated margin, and against it where the whole interval lies on the other. A claim is
 
 - supported, where every deciding difference goes its way: for every codec with the loss, and every seed;
 - not supported, where at least one goes against it and none goes its way;
