@@ -30,11 +30,6 @@ rule trunk:
         " --out results/codec/trunk-{wildcards.quantizer}-seed{wildcards.seed} > {log} 2>&1"
 
 
-def trunk_of(run) -> dict[str, str]:
-    """Names of the trunk that a codec of a seed branches from."""
-    return {"quantizer": CODECS[run["codec"]]["quantizer"], "seed": run["seed"]}
-
-
 rule codec_branch:
     input:
         rules.clips.output.audio,

@@ -93,6 +93,18 @@ def audio_of(wildcards) -> str:
     )
 
 
+def trunk_of(run) -> dict[str, str]:
+    """Names of the trunk that a codec of a seed branches from."""
+    return {"quantizer": CODECS[run["codec"]]["quantizer"], "seed": run["seed"]}
+
+
+def captions_of(wildcards) -> str | list[str]:
+    """The captions file of a system from outside, if it has one."""
+    kind, _, name = wildcards.system.partition("/")
+    systems = config["evaluation"]["systems"]
+    return kind == "outside" and systems[name]["captions"] or []
+
+
 def environment(wildcards) -> str | None:
     """The conda environment that jobs activate under `--sdm conda`; else they run in Snakemake's own."""
     return (

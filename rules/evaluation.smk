@@ -1,13 +1,6 @@
 """Evaluation: distances of generated and reconstructed audio to held-out music."""
 
 
-def captions_of(wildcards) -> str | list[str]:
-    """The captions file of a system from outside, if it has one."""
-    kind, _, name = wildcards.system.partition("/")
-    systems = config["evaluation"]["systems"]
-    return kind == "outside" and systems[name]["captions"] or []
-
-
 rule embed:
     input:
         audio=audio_of,
