@@ -28,6 +28,8 @@ DISTRIBUTIONS = {
     "markov_pair": "Markov pair",
     "quantised_gaussian": "quantised Gaussian",
 }
+# What some clips have no value of: of captions that name no tag, of clips that an embedder was not asked.
+PARTIAL = ("kl", "text", "clap")
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
 
 
@@ -211,7 +213,7 @@ class Results:
     def _mean(self, name: str, key: str) -> Estimate:
         with np.load(self._path(name), allow_pickle=False) as arrays:
             values, tracks = arrays[key], arrays["track_id"]
-        known = ~np.isnan(values)  # a caption that names no tag says nothing of its clip
+        known = ~np.isnan(values) if key in PARTIAL else slice(None)
         return statistics.mean(
             values[known],
             tracks[known],

@@ -132,6 +132,20 @@ def test_an_interval_decides_against_its_margin(low: float, high: float, margin:
     assert claims.lower(Estimate((low + high) / 2, low, high, np.array([low, high])), margin) == expected
 
 
+def test_values_that_are_not_finite_are_no_results(tmp_path: Path) -> None:
+    whole = synthetic.parameters(seeds=(0,))
+    synthetic.write(tmp_path, whole)
+    path = tmp_path / "codec" / "mmd-seed0" / "metrics.npz"
+    with np.load(path) as arrays:
+        broken = dict(arrays)
+    broken["si_sdr"][3] = np.nan
+    np.savez(path, **broken)
+    results = Results(tmp_path, json.dumps(whole))
+    with pytest.raises(ValueError, match="1 of 60 clips' values are not finite"):
+        results.reconstruction("mmd", 0, "si_sdr")
+    assert results.text("floor").value > 0  # of 59 captions: one names no tag
+
+
 def test_missing_and_broken_results_are_named(tmp_path: Path) -> None:
     results = Results(tmp_path, json.dumps(synthetic.parameters()))
     with pytest.raises(ValueError, match=r"dependence/mmd-seed0\.json is missing; run the study again"):
