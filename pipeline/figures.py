@@ -247,11 +247,11 @@ def scores(results: Results) -> Figure:
             ax.axhline(real.value, color="#555555", linewidth=1)
         for position, codec in enumerate(codecs):
             bound = [measure(f"reconstruction/{c}-seed{s}") for c, s in results.heard if c == codec]
-            _marks(ax, position - 0.3, [e for e in bound if e is not None], "#555555", "_")
+            _marks(ax, position - 0.36, [e for e in bound if e is not None], "#555555", "_")
             for index, pattern in enumerate(patterns):
                 models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
                 found = [measure(f"generation/{m.name}") for m in models]
-                place = position + 0.05 + 0.3 * (index - (len(patterns) - 1) / 2)
+                place = position - 0.1 + 0.44 * index / max(len(patterns) - 1, 1)
                 _marks(ax, place, [e for e in found if e is not None], COLOURS[index], MARKERS[index])
         for position, name in enumerate(outside, start=len(codecs)):
             system = f"outside/{name}"
