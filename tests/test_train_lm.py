@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from pipeline import audio, compose, conditioning, language_model, params, sampling, train_lm
 from pipeline import codec as codecs
-from pipeline import conditioning, params, sampling, train_lm
 from pipeline.conditioning import TextStates
 from pipeline.files import read_json
 from pipeline.language_model import LanguageModel, Shape
@@ -263,6 +263,42 @@ def test_from_tokens_to_audio(pattern: str, tmp_path: Path, monkeypatch: pytest.
     assert len(calls) == 3
     np.testing.assert_array_equal(np.load("again/tokens.npy"), tokens)
     np.testing.assert_array_equal(np.load("again/audio.npy"), audio)
+
+
+def test_a_recording_is_continued_past_the_length_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings, manifest = study(tmp_path)
+    torch.manual_seed(0)
+    model = LanguageModel(shape("delay", sizes(dropout=0.0)))
+    language_model.save(model, tmp_path / "lm")
+    codec = codecs.load(tmp_path / "codec-seed0")
+    codec.quantizer.codebooks.normal_()  # untrained, all codes are alike
+    codecs.save(codec, tmp_path / "codec-seed0")
+    monkeypatch.setattr(conditioning, "embed", lambda captions, *_: TextStates(
+        torch.randn(4, D), torch.tensor([0, 2, 4]), captions
+    ))  # fmt: skip
+    tone = 0.1 * np.sin(np.arange(100) / 3).astype(np.float32)
+    audio.write_wav(tmp_path / "prompt.wav", tone, 16_000)
+    seconds = 3 * T * 8 / 16_000
+    monkeypatch.setattr(sys, "argv", [
+        "compose", "--params", json.dumps(settings), "--lm", "lm", "--codec", "codec-seed0", "--encoder", "any",
+        "--caption", "a", "--caption", "b", "--seconds", str(seconds), "--prompt", "prompt.wav", "--out", "composed",
+    ])  # fmt: skip
+    compose.main()
+    pieces = [audio.read(tmp_path / "composed" / f"{i:04}.wav") for i in range(2)]
+    assert [(len(piece.waveform), piece.rate) for piece in pieces] == [(3 * T * 8, 16_000)] * 2
+    assert not np.array_equal(pieces[0].waveform, pieces[1].waveform)
+    texts = ["--manifest", "manifest.parquet", "--out", "scored"]
+    monkeypatch.setattr(conditioning, "embed", lambda *_: text_states())
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:9], *texts])
+    compose.main()
+    listed = pd.read_csv(tmp_path / "scored" / "captions.csv")
+    assert set(listed["clip_id"]) <= set(manifest["clip_id"][manifest["split"] == "test"])
+    assert [len(audio.read(tmp_path / "scored" / file).waveform) for file in listed["file"]] == [T * 8] * 5
+    short = ["--caption", "a", "--seconds", "0.001", "--prompt", "prompt.wav", "--out", "short"]
+    monkeypatch.setattr(sys, "argv", [*sys.argv[:9], *short])
+    with pytest.raises(ValueError, match=r"prompt\.wav is as long as what is to come of it"):
+        compose.main()
 
 
 def test_bad_inputs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
