@@ -24,6 +24,7 @@ FORMATS = ("png", "svg")
 # Okabe and Ito's colours, told apart by readers who do not see red from green.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d") * 2
+DECADE = 10  # ratio from which a logarithmic axis has ticks to show
 MANY = 4  # names that fit side by side
 STYLE = {
     "font.size": 9,
@@ -117,7 +118,7 @@ def dependence_by_lag(results: Results) -> Figure:
     for ax in axes[0]:
         ax.set_ylim(0, 1.03 * highest)
     axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
-    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)})
+    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)}, columns=3)
     figure.suptitle(
         f"Dependence by lag, {found['frames']:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
         f"bands are {results.confidence:.0%} intervals over tracks"
@@ -218,10 +219,10 @@ def criterion(results: Results) -> Figure:
             (below, (steps["mmd"], steps["mutual_information"]), f"{len(steps)} snapshots of {len(paper)} codecs"),
         ):
             rho = statistics.rank_correlation(np.asarray(x), np.asarray(y)).rho
-            ax.set_title(f"{where.capitalize()}, {what}: Spearman's $\\rho$ = {rho:.2f}")
+            ax.set_title(f"{where.capitalize()}, {what},\nSpearman's $\\rho$ = {rho:.2f}")
             ax.set_xlabel("MMD (closed form)")
             ax.set_ylabel("mutual information,\nsum of pairs (bits)")
-            if (np.asarray(x) > 0).all():
+            if np.min(x) > 0 and np.max(x) > DECADE * np.min(x):
                 ax.set_xscale("log")
     _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(names)}, columns=6)
     figure.suptitle("The criterion against mutual information; lines follow a codec's training from the loss' start")
