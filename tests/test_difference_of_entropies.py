@@ -48,6 +48,7 @@ def test_total_correlation_sees_what_no_pair_shows() -> None:
     splits = _splits(_parity)
     settings = params.Dependence(
         shuffles=1,
+        snapshot_clips=1,
         bootstrap=20,
         seed=0,
         learned=LEARNED,
