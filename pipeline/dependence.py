@@ -121,7 +121,7 @@ def sample(codes: np.ndarray, track: np.ndarray, codebook_size: int, shuffles: i
         raise ValueError(f"codes of {len(codes)} clips do not go with {len(track)} clips' tracks")
     if track.max() < 1:
         raise ValueError("an interval over tracks needs at least 2 of them, got 1; enlarge the test split")
-    flat = _flat(codes)
+    flat = flattened(codes)
     generator = np.random.default_rng(seed)
     orders = [shuffled(flat, generator) for _ in range(shuffles)]
     counts, order_counts = (_histograms(streams, codebook_size) for streams in (flat, orders[0]))
@@ -240,7 +240,7 @@ def _with_baseline(found: dict[str, Information], baseline: np.ndarray) -> dict[
     return {name: Pairwise.of(all_of_them[name]) for name in ESTIMATORS}
 
 
-def _flat(codes: np.ndarray) -> np.ndarray:
+def flattened(codes: np.ndarray) -> np.ndarray:
     """Codes `[n, K, T]` as `[K, n T]`."""
     return np.ascontiguousarray(codes.transpose(1, 0, 2)).reshape(codes.shape[1], -1)
 
@@ -298,7 +298,7 @@ def main() -> None:
         "codebook_size": size,
         "alignments": found,
         "by_lag": lags,
-        "controls": controls(_flat(codes), size, settings),
+        "controls": controls(flattened(codes), size, settings),
         "confidence": confidence,
         "provenance": provenance.record(used, seed=settings.seed),
     }

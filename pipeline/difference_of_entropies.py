@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline import files, job, params, provenance, statistics
-from pipeline.dependence import ALIGNMENTS, test_tracks
+from pipeline.dependence import ALIGNMENTS, flattened, test_tracks
 
 SPLITS = ("train", "validation", "test")
 CHECKS = 4  # looks at the validation frames in a training run
@@ -211,7 +211,7 @@ def _entropy(counts: np.ndarray) -> np.ndarray:
 
 def _read(folder: Path, align: Callable[[np.ndarray], np.ndarray], codebook_size: int) -> Splits:
     """Aligned codes of a folder of tokens."""
-    flat = []
+    streams = []
     for split in SPLITS:
         path = folder / f"{split}.npy"
         codes = np.asarray(files.read_array(path))
@@ -223,10 +223,10 @@ def _read(folder: Path, align: Callable[[np.ndarray], np.ndarray], codebook_size
             raise job.JobError(
                 f"{path} holds codes {codes.min()}..{codes.max()}, outside 0..{codebook_size - 1} of the codebook"
             )
-        flat.append(torch.from_numpy(align(codes).transpose(1, 0, 2).reshape(codes.shape[1], -1).astype(np.int64)))
-    if len({len(codes) for codes in flat}) > 1:
+        streams.append(torch.from_numpy(flattened(align(codes)).astype(np.int64)))
+    if len({len(codes) for codes in streams}) > 1:
         raise job.JobError(f"the splits in {folder} differ in their number of codebooks; make the tokens again")
-    return Splits(*flat)
+    return Splits(*streams)
 
 
 def main() -> None:

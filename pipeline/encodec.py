@@ -259,15 +259,27 @@ def _renamed(name: str) -> str:
     return ".".join([*path, RENAMED.get(last, last)])
 
 
-def main() -> None:
-    """Writes a codec as an EncodecModel, or an EncodecModel as a codec."""
-    parser = argparse.ArgumentParser(description="Convert a codec to and from EncodecModel of transformers.")
+def conversion(description: str, model: str) -> argparse.Namespace:
+    """The command line of a conversion: `what`, export or import, and the folders `model` and `out`.
+
+    Raises:
+        ValueError: both folders are one.
+    """
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("what", choices=["export", "import"])
-    parser.add_argument("--model", type=Path, required=True, help="folder of the codec, or of the EncodecModel")
+    parser.add_argument("--model", type=Path, required=True, help=model)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; not that of the model")
     arguments = parser.parse_args()
     if arguments.out.resolve() == arguments.model.resolve():
         raise ValueError(f"--out is {arguments.out}, the model's own folder, whose files would be overwritten")
+    return arguments
+
+
+def main() -> None:
+    """Writes a codec as an EncodecModel, or an EncodecModel as a codec."""
+    arguments = conversion(
+        "Convert a codec to and from EncodecModel of transformers.", "folder of the codec, or of the EncodecModel"
+    )
     if arguments.what == "export":
         codec = codecs.load(arguments.model)
         save_encodec(codec, arguments.out, read_json(arguments.model / "model.json")["provenance"])

@@ -10,7 +10,6 @@ such as `facebook/musicgen-small`, of which it writes the codec and the text enc
 `imported/codec` and, for `conditioner.encoder`, `imported/text_encoder`. Nothing is unpickled.
 """
 
-import argparse
 import os
 import shutil
 from pathlib import Path
@@ -242,13 +241,10 @@ def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def main() -> None:
     """Writes a language model as a MusicgenForCausalLM, or a MusicGen checkpoint as language model and codec."""
-    parser = argparse.ArgumentParser(description="Convert language models to and from MusicGen of transformers.")
-    parser.add_argument("what", choices=["export", "import"])
-    parser.add_argument("--model", type=Path, required=True, help="folder of the language model, or of the checkpoint")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write; not that of the model")
-    arguments = parser.parse_args()
-    if arguments.out.resolve() == arguments.model.resolve():
-        raise ValueError(f"--out is {arguments.out}, the model's own folder, whose files would be overwritten")
+    arguments = encodec.conversion(
+        "Convert language models to and from MusicGen of transformers.",
+        "folder of the language model, or of the checkpoint",
+    )
     if arguments.what == "export":
         digest = provenance.file_digest(arguments.model / "model.safetensors")
         save_musicgen(language_model.load(arguments.model), arguments.out, provenance.record({"lm": digest}))

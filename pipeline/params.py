@@ -24,8 +24,6 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Seeds = Annotated[list[Natural], Field(min_length=1)]
 Windows = Annotated[list[Annotated[int, Field(ge=4)]], Field(min_length=1)]  # samples, hop a quarter of each
-
-
 Pattern = Literal["parallel", "delay", "partial-delay", "flatten", "partial-flatten", "coarse-first", "valle"]
 
 

@@ -61,10 +61,9 @@ class Results:
         """The study's codecs by name."""
         return self.study.codecs
 
-    @property
-    def baselines(self) -> list[str]:
-        """Codecs trained without the loss."""
-        return [name for name, codec in self.codecs.items() if codec.loss.weight == 0]
+    def baseline(self, quantizer: str) -> list[str]:
+        """The codec of a quantizer that was trained without the loss, the first if there are several; or none."""
+        return [n for n, codec in self.codecs.items() if codec.loss.weight == 0 and codec.quantizer == quantizer][:1]
 
     @property
     def independent(self) -> list[str]:
@@ -83,8 +82,7 @@ class Results:
         for name in sorted(self.independent, key=lambda name: self.codecs[name].loss.weight):
             codec, loss = self.codecs[name], self.codecs[name].loss
             words = [codec.quantizer, loss.stream, loss.estimator.replace("_", " ")] + ["delayed"] * loss.delay
-            without = [other for other in self.baselines if self.codecs[other].quantizer == codec.quantizer]
-            lines.setdefault(", ".join(words), without[:1]).append(name)
+            lines.setdefault(", ".join(words), self.baseline(codec.quantizer)).append(name)
         return lines
 
     @property
@@ -98,8 +96,8 @@ class Results:
 
     def pairs(self, quantizer: str) -> list[tuple[str, str]]:
         """Codecs of a quantizer with the loss, each beside the codec without it."""
-        without = [name for name in self.baselines if self.codecs[name].quantizer == quantizer]
-        return [(c, without[0]) for c in self.independent if without and self.codecs[c].quantizer == quantizer]
+        ours = [name for name in self.independent if self.codecs[name].quantizer == quantizer]
+        return [(name, without) for without in self.baseline(quantizer) for name in ours]
 
     @cached_property
     def models(self) -> list[Model]:

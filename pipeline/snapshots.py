@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from pipeline import codec as codecs
 from pipeline import job, params
-from pipeline.dependence import ALIGNMENTS, pairwise
+from pipeline.dependence import ALIGNMENTS, flattened, pairwise
 from pipeline.files import atomic, read_array, read_json
 from pipeline.information import shuffled
 from pipeline.reconstruction import criterion
@@ -32,11 +32,10 @@ def measured(
     mmd = criterion(codec, torch.from_numpy(codes.astype(np.int64)), macro)
     size, rows = codec.configuration["codebook_size"], []
     for name, align in ALIGNMENTS.items():
-        aligned = align(codes)
-        flat = aligned.transpose(1, 0, 2).reshape(aligned.shape[1], -1)
+        streams = flattened(align(codes))
         generator = np.random.default_rng(settings.seed)
-        orders = [shuffled(flat, generator) for _ in range(settings.shuffles)]
-        for estimator, found in pairwise(flat, orders, size).items():
+        orders = [shuffled(streams, generator) for _ in range(settings.shuffles)]
+        for estimator, found in pairwise(streams, orders, size).items():
             information, _, _, entropy = found.totals()
             measures = {"mmd": mmd[name], "mutual_information": information, "entropy": entropy}
             rows.append({"alignment": name, "estimator": estimator, **measures})
