@@ -4,6 +4,7 @@ Bars and whiskers are intervals over tracks; one mark is one seed.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -128,17 +129,17 @@ def dependence_by_lag(results: Results) -> Figure:
 
 def total_correlation(results: Results) -> Figure:
     """Total correlation of all codebooks, bounded from below by learned prediction, by codec and alignment."""
-    codecs = list(dict(results.heard))
+    codecs = list(dict(results.modelled))
     figure, axes = _figure(1, len(ALIGNMENTS), (8, 3.4))
     for ax, (alignment, where) in zip(axes[0], ALIGNMENTS.items(), strict=True):
         for position, codec in enumerate(codecs):
-            bounds = [results.total_correlation(*run, alignment) for run in results.heard if run[0] == codec]
+            bounds = [results.total_correlation(*run, alignment) for run in results.modelled if run[0] == codec]
             _marks(ax, position, bounds, COLOURS[position])
         _categories(ax, codecs)
         _from_zero(ax)
         ax.set_ylabel("total correlation,\nfrom below (bits)")
         ax.set_title(where.capitalize())
-    found = results.learned(*results.heard[0])["alignments"]["equal_time"]
+    found = results.learned(*results.modelled[0])["alignments"]["equal_time"]
     figure.suptitle(
         f"Total correlation, learned on {found['train_frames']:,} frames, of {found['frames']:,} held-out frames of "
         f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
@@ -172,14 +173,18 @@ def calibration(results: Results) -> Figure:
 
 def reconstruction_dependence(results: Results) -> Figure:
     """The front: what a codec's reconstruction costs against what dependence it leaves, a line a kind of loss."""
-    figure, axes = _figure(2, 2, (9, 7))
-    measures = {"si_sdr": "SI-SDR (dB), higher is better", "log_mel": "log-mel distance, lower is better"}
-    for row, (measure, label) in zip(axes, measures.items(), strict=True):
+    figure, axes = _figure(3, 2, (9, 10))
+    measures: dict[str, Callable[[str, int], Estimate | None]] = {
+        "SI-SDR (dB), higher is better": partial(results.reconstruction, measure="si_sdr"),
+        "log-mel distance, lower is better": partial(results.reconstruction, measure="log_mel"),
+        "FAD-MTT, lower is better": lambda codec, seed: results.fad(f"reconstruction/{codec}-seed{seed}"),
+    }
+    for row, (label, measure) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
             for index, names in enumerate(results.sweeps.values()):
                 for seed in results.seeds(*names):
                     x = [results.total(codec, seed, alignment, "mutual_information").value for codec in names]
-                    y = [results.reconstruction(codec, seed, measure).value for codec in names]
+                    y = [measure(codec, seed).value for codec in names]
                     ax.plot(x, y, color=COLOURS[index], marker=MARKERS[index], markersize=4, linewidth=0.9)
                     for codec, at in zip(names, zip(x, y, strict=True), strict=True):
                         weight = f"{results.codecs[codec].loss.weight:g}"
@@ -239,7 +244,7 @@ def scores(results: Results) -> Figure:
     }
     figure, axes = _figure(2, 2, (10, 7))
     patterns, outside = list(results.study.language_models), results.evaluation.systems
-    codecs = list(dict.fromkeys(model.codec for model in results.models))
+    codecs = list(results.codecs)
     for ax, (label, measure) in zip(axes.flat, measures.items(), strict=True):
         # Of real music, what lies nearest to the reference: other tracks; for captions, its own.
         real = measure("reference" if measure == results.text else "floor")
@@ -247,7 +252,7 @@ def scores(results: Results) -> Figure:
             ax.axhspan(real.low, real.high, color="#bbbbbb", alpha=0.6, linewidth=0)
             ax.axhline(real.value, color="#555555", linewidth=1)
         for position, codec in enumerate(codecs):
-            bound = [measure(f"reconstruction/{c}-seed{s}") for c, s in results.heard if c == codec]
+            bound = [measure(f"reconstruction/{codec}-seed{s}") for s in results.seeds(codec)]
             _marks(ax, position - 0.36, [e for e in bound if e is not None], "#555555", "_")
             for index, pattern in enumerate(patterns):
                 models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
@@ -442,7 +447,7 @@ DRAWN: tuple[Callable[[Results], Figure], ...] = (
     training,
 )
 # A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
-HEARD = (total_correlation, scores, likelihood, speed, patterns)
+OF_MODELS = (total_correlation, likelihood, speed, patterns)
 FIGURES = tuple(draw.__name__ for draw in DRAWN)
 FILES = tuple(f"{name}.{suffix}" for name in FIGURES for suffix in FORMATS)
 
@@ -457,7 +462,7 @@ def main() -> None:
     results = Results(args.results, args.params)
     with mpl.rc_context(STYLE):
         for name, draw in zip(FIGURES, DRAWN, strict=True):
-            if results.models or draw not in HEARD:
+            if results.models or draw not in OF_MODELS:
                 save(draw(results), args.out / name)
 
 

@@ -86,7 +86,7 @@ class Results:
         return lines
 
     @property
-    def heard(self) -> list[tuple[str, int]]:
+    def modelled(self) -> list[tuple[str, int]]:
         """Codecs and seeds that have language models."""
         return list(dict.fromkeys((model.codec, model.seed) for model in self.models))
 

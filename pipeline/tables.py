@@ -128,8 +128,8 @@ def estimators(results: Results) -> list[Row]:
 def total_correlation(results: Results) -> list[Row]:
     """What all codebooks share, and each with those before it and with all others: learned bounds from below."""
     rows = []
-    for codec in dict(results.heard):
-        seeds = [seed for heard, seed in results.heard if heard == codec]
+    for codec in dict(results.modelled):
+        seeds = [seed for name, seed in results.modelled if name == codec]
         for alignment, where in ALIGNMENTS.items():
             measured = []
             for seed in seeds:
@@ -183,12 +183,10 @@ def scores(results: Results) -> list[Row]:
     Real music is that of other tracks, so its KL-MTT compares clips that have nothing to do with each other. A score
     whose embedder was not asked, for its weights are in no package, is n/a.
     """
-    if not results.models:
-        return []
     bound = "reconstruction (upper bound)"
     return [
         _score(results, "floor", "real music of other tracks (floor)", "", ""),
-        *(_score(results, f"reconstruction/{c}-seed{s}", bound, c, s) for c, s in results.heard),
+        *(_score(results, f"reconstruction/{c}-seed{s}", bound, c, s) for c, s in results.runs),
         *(_score(results, f"generation/{m.name}", f"LM, {m.pattern}", m.codec, m.seed) for m in results.models),
         *(_score(results, f"outside/{name}", name, "", "") for name in results.evaluation.systems),
     ]
@@ -197,7 +195,7 @@ def scores(results: Results) -> list[Row]:
 def likelihood(results: Results) -> list[Row]:
     """Held-out bits per frame of each model, and the price of the product of marginals: each pattern minus flatten."""
     rows: list[Row] = []
-    for codec, seed in results.heard:
+    for codec, seed in results.modelled:
         models = {m.pattern: m for m in results.models if (m.codec, m.seed) == (codec, seed)}
         row: Row = {"codec": codec, "seed": seed}
         for pattern in results.study.language_models:

@@ -61,14 +61,17 @@ MODELS = [
     for codec in models["codecs"]
     for seed in models["seeds"]
 ]
-# Runs whose music is heard, and what is scored of it: real music against itself and against other real music, the
-# codecs as upper bound, the models. A study without models scores nothing.
-HEARD = [run for run in RUNS if any(run.items() <= model.items() for model in MODELS)]
+# Runs whose tokens language models learn.
+MODELLED = [
+    run for run in RUNS if any(run.items() <= model.items() for model in MODELS)
+]
+# What is scored: real music against itself and against other real music, the codecs as upper bound, the models.
 SYSTEMS = [
-    *(["reference", "floor"] if MODELS else []),
-    *("reconstruction/{codec}-seed{seed}".format(**run) for run in HEARD),
+    "reference",
+    "floor",
+    *("reconstruction/{codec}-seed{seed}".format(**run) for run in RUNS),
     *("generation/{pattern}/{codec}-seed{seed}".format(**model) for model in MODELS),
-    *(f"outside/{name}" for name in config["evaluation"]["systems"] if MODELS),
+    *(f"outside/{name}" for name in config["evaluation"]["systems"]),
 ]
 
 
@@ -78,7 +81,7 @@ wildcard_constraints:
     seed=r"\d+",
     split="train|validation|test",
     pattern="|".join(config["study"]["language_models"]) or "none",
-    system="|".join(map(re.escape, SYSTEMS)) or "none",
+    system="|".join(map(re.escape, SYSTEMS)),
 
 
 def audio_of(wildcards) -> str:

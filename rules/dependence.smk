@@ -101,5 +101,5 @@ rule dependence:
     input:
         [expand(rules.measure_snapshots.output, **run) for run in RUNS],
         [expand(rules.measure_dependence.output, **run) for run in RUNS],
-        [expand(rules.bound_dependence.output, **run) for run in HEARD],
+        [expand(rules.bound_dependence.output, **run) for run in MODELLED],
         rules.calibrate_dependence.output,

@@ -96,5 +96,5 @@ rule decode:
 rule generation:
     input:
         rules.pattern_speed.output if MODELS else [],
-        [expand(rules.decode.output, **run) for run in HEARD],
+        [expand(rules.decode.output, **run) for run in RUNS],
         [expand(rules.generate.output, **model) for model in MODELS],

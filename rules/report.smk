@@ -1,14 +1,13 @@
 """Report: tables, figures and the claims."""
 
 # A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
-OF_MODELS = (
-    ["total_correlation", "scores", "likelihood", "speed", "patterns"] if MODELS else []
-)
+OF_MODELS = ["total_correlation", "likelihood", "speed", "patterns"] if MODELS else []
 TABLES = [
     "reconstruction",
     "dependence",
     "estimators",
     "calibration",
+    "scores",
     *OF_MODELS,
     "published",
     "claims",
@@ -21,6 +20,7 @@ FIGURES = [
     "calibration",
     "reconstruction_dependence",
     "criterion",
+    "scores",
     *OF_MODELS,
     "training",
 ]
@@ -33,7 +33,7 @@ rule tables:
         [expand(rules.reconstruction.output, **run) for run in RUNS],
         [expand(rules.measure_dependence.output, **run) for run in RUNS],
         [expand(rules.measure_snapshots.output, **run) for run in RUNS],
-        [expand(rules.bound_dependence.output, **run) for run in HEARD],
+        [expand(rules.bound_dependence.output, **run) for run in MODELLED],
         rules.calibrate_dependence.output,
         [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
         [expand(rules.generate.output.timing, **model) for model in MODELS],

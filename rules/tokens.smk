@@ -34,4 +34,4 @@ rule tokenize:
 rule tokens:
     input:
         [expand(rules.tokenize.output, split="test", **run) for run in RUNS],
-        [expand(rules.tokenize.output, split=SPLITS, **run) for run in HEARD],
+        [expand(rules.tokenize.output, split=SPLITS, **run) for run in MODELLED],

@@ -41,7 +41,7 @@ def test_tables_are_complete_and_the_same_twice(
     metrics = json.loads(written["metrics.json"])
     assert metrics["lm"]["delay"]["mmd"]["fad_mtt"] == pytest.approx(7)
     found = pd.read_csv(tmp_path / "a" / "scores.csv")
-    assert len(found) == 1 + 3 + 8
+    assert len(found) == 1 + 5 + 8
     assert (found["FAD-MTT low"] <= found["FAD-MTT"]).all()
     assert "FAD" not in {column.split(",")[0] for column in found}  # never without the name of its model
     assert found["FAD-VGGish"].isna().all()
@@ -97,10 +97,13 @@ def test_a_study_of_codecs_alone_has_no_music_to_report(
     whole = json.loads(argument)
     whole["study"]["language_models"] = {"delay": {"codecs": [], "seeds": [0]}}
     alone = (root, json.dumps(whole))
-    music = ("total_correlation", "scores", "likelihood", "speed", "patterns")
-    for module, left_out in ((tables, music), (figures, music)):
+    left_out = ("total_correlation", "likelihood", "speed", "patterns")
+    for module in (tables, figures):
         written = _run(module, alone, tmp_path / module.__name__, monkeypatch)
         assert set(written) == {name for name in module.FILES if not name.startswith(left_out)}
+    scored = pd.read_csv(tmp_path / tables.__name__ / "scores.csv")
+    assert set(scored["codec"].dropna()) == set(codecs := whole["study"]["codecs"])
+    assert len(scored) == 1 + sum(len(codec["seeds"]) for codec in codecs.values())
     verdicts = pd.read_csv(tmp_path / tables.__name__ / "claims.csv").set_index("claim")["verdict"]
     assert (verdicts[["C3", "C4", "C5"]] == "not tested").all()
     assert verdicts["C1"] == "supported"
