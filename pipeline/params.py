@@ -410,6 +410,14 @@ def _read(argument: str) -> Any:
     return yaml.safe_load(argument if argument.lstrip().startswith("{") else Path(argument).read_text())
 
 
+def leave_out(config: dict[str, Any]) -> None:
+    """Takes the codecs that a preset names null from `config`; what is not a study stays for `checked` to name."""
+    match config.get("study"):
+        case {"codecs": dict() as codecs}:
+            for name in [name for name, codec in codecs.items() if codec is None]:
+                del codecs[name]
+
+
 def load(path: Path) -> Params:
     """The whole of a parameter file; ParamsError where it does not fit."""
     return checked(Params, yaml.safe_load(path.read_text()), str(path))

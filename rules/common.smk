@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline import params as parameters
 from pipeline import provenance
 
+parameters.leave_out(config)
 try:
     parameters.checked(parameters.Params, config, "parameters")
 except parameters.ParamsError as error:
