@@ -287,19 +287,19 @@ def scores(results: Results) -> Figure:
 
 def likelihood(results: Results) -> Figure:
     """Held-out bits per frame by codec and pattern, and what each pattern pays over the joint model (flatten)."""
-    patterns = list(results.study.language_models)
+    patterns, codecs = list(results.study.language_models), list(dict(results.modelled))
     figure, axes = _figure(1, 2, (9, 3.8))
-    for position, codec in enumerate(results.codecs):
+    for position, codec in enumerate(codecs):
         for index, pattern in enumerate(patterns):
             models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
-            place = position + 0.25 * (index - (len(patterns) - 1) / 2)
+            place = position + 0.75 / len(patterns) * (index - (len(patterns) - 1) / 2)
             prices = [price for model in models if (price := results.price(model))]
             for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
                 _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
     axes[0, 1].axhline(0, color="black", linewidth=0.8)
     labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT}\non the same codec and seed")
     for ax, label in zip(axes[0], labels, strict=True):
-        _categories(ax, list(results.codecs))
+        _categories(ax, codecs)
         ax.set_ylabel(label)
     _legend(figure, {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)})
     figure.suptitle(
@@ -311,19 +311,20 @@ def likelihood(results: Results) -> Figure:
 
 def speed(results: Results) -> Figure:
     """Seconds of generation and steps a clip by pattern and codec."""
-    patterns = list(results.study.language_models)
+    patterns, codecs = list(results.study.language_models), list(dict(results.modelled))
     figure, axes = _figure(1, 2, (8, 3.6))
+    width = 0.8 / max(len(patterns), 1)
     for ax, key, label in zip(
         axes[0], ("steps", "real_time_factor"), ("LM steps a clip", "real-time factor, higher is faster"), strict=True
     ):
-        for position, codec in enumerate(results.codecs):
+        for position, codec in enumerate(codecs):
             for index, pattern in enumerate(patterns):
                 timings = [results.timing(m)[key] for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
                 if timings:
-                    offset = 0.38 * (index - (len(patterns) - 1) / 2)
-                    ax.bar(position + offset, np.mean(timings), 0.34, color=COLOURS[index])
+                    offset = width * (index - (len(patterns) - 1) / 2)
+                    ax.bar(position + offset, np.mean(timings), 0.9 * width, color=COLOURS[index])
                     ax.plot([position + offset] * len(timings), timings, ".", color="black", markersize=4)
-        _categories(ax, list(results.codecs))
+        _categories(ax, codecs)
         ax.set_ylabel(label)
     _legend(figure, {pattern: (COLOURS[i], "s") for i, pattern in enumerate(patterns)})
     timing = results.timing(results.models[0])
