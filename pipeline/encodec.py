@@ -1,10 +1,12 @@
 """Codecs to and from `EncodecModel` of transformers: the same weights, and so the same codes and waveforms.
 
     python -m pipeline.encodec export --model runs/paper/results/codec/mmd-seed0 --out exported
+    python -m pipeline.encodec export-decoder --model results/codec/mmd-seed0 --out exported
     python -m pipeline.encodec import --model encodec_32khz --out imported
 
 The folder that `export` writes is what `EncodecModel.from_pretrained` reads, and a folder of that kind (`config.json`,
-`model.safetensors`; `facebook/encodec_32khz` is one) is what `import` reads.
+`model.safetensors`; `facebook/encodec_32khz` is one) is what `import` reads. A codec with `latent_norm` has no twin
+there: of it, `export-decoder` writes a model that decodes its codes, and whose own codes of a waveform are others.
 """
 
 import argparse
@@ -57,15 +59,21 @@ FIXED: dict[str, tuple[Any, ...]] = {
 RENAMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
-def to_transformers(codec: codecs.Codec) -> "EncodecModel":
-    """The EncodecModel that encodes and decodes as `codec` does, on the CPU.
+def to_transformers(codec: codecs.Codec, *, decoder_alone: bool = False) -> "EncodecModel":
+    """The EncodecModel that encodes and decodes as `codec` does, on the CPU; or that decodes so, if that is enough.
 
     A grouped quantizer becomes the residual one whose codebooks are 0 outside their own part, which chooses the same
     codes; no LSTM, which EncodecModel cannot be without, becomes one of zeros, which adds nothing.
 
     Raises:
-        ValueError: `codec` has `latent_norm`, or codebooks whose size is no power of two: EncodecModel has neither.
+        ValueError: `codec` has `latent_norm` and is to encode, or codebooks whose size is no power of two:
+            EncodecModel has neither.
     """
+    if codec.configuration["latent_norm"] and not decoder_alone:
+        raise ValueError(
+            "EncodecModel does not scale its latent, as this codec does: it would choose other codes; "
+            "export-decoder writes what decodes alone, or train with codec.latent_norm: false"
+        )
     _, model_class = _transformers()
     model = model_class(_encodec_config(codec.configuration)).eval()
     if not codec.configuration["seanet"]["lstm_layers"]:
@@ -114,13 +122,13 @@ def from_transformers(model: "EncodecModel") -> codecs.Codec:
     return codec
 
 
-def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None) -> None:
+def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None, *, decoder_alone: bool = False) -> None:
     """Writes what `EncodecModel.from_pretrained` reads, the configuration of its feature extractor, and `origin`.
 
     Raises:
         ValueError: EncodecModel cannot be `codec`.
     """
-    model = to_transformers(codec)
+    model = to_transformers(codec, decoder_alone=decoder_alone)
     from transformers import EncodecFeatureExtractor
 
     model.config.architectures = [type(model).__name__]
@@ -189,11 +197,6 @@ def _transformers() -> tuple[type["EncodecConfig"], type["EncodecModel"]]:
 
 def _encodec_config(configuration: dict) -> "EncodecConfig":
     """The EncodecConfig of a codec's configuration; ValueError where there is none."""
-    if configuration["latent_norm"]:
-        raise ValueError(
-            "EncodecModel does not scale its latent, as this codec does: it would choose other codes; "
-            "train with codec.latent_norm: false"
-        )
     size, sizes = configuration["codebook_size"], configuration["seanet"]
     if size < 2 or size & (size - 1):
         raise ValueError(f"EncodecModel takes codebooks of 2, 4, 8, ... codes, and this codec's have {size}")
@@ -259,14 +262,14 @@ def _renamed(name: str) -> str:
     return ".".join([*path, RENAMED.get(last, last)])
 
 
-def conversion(description: str, model: str) -> argparse.Namespace:
-    """The command line of a conversion: `what`, export or import, and the folders `model` and `out`.
+def conversion(description: str, model: str, *what: str) -> argparse.Namespace:
+    """The command line of a conversion: `what` of these to do, and the folders `model` and `out`.
 
     Raises:
         ValueError: both folders are one.
     """
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("what", choices=["export", "import"])
+    parser.add_argument("what", choices=what)
     parser.add_argument("--model", type=Path, required=True, help=model)
     parser.add_argument("--out", type=Path, required=True, help="folder to write; not that of the model")
     arguments = parser.parse_args()
@@ -278,11 +281,14 @@ def conversion(description: str, model: str) -> argparse.Namespace:
 def main() -> None:
     """Writes a codec as an EncodecModel, or an EncodecModel as a codec."""
     arguments = conversion(
-        "Convert a codec to and from EncodecModel of transformers.", "folder of the codec, or of the EncodecModel"
+        "Convert a codec to and from EncodecModel of transformers.",
+        "folder of the codec, or of the EncodecModel",
+        *("export", "export-decoder", "import"),
     )
-    if arguments.what == "export":
-        codec = codecs.load(arguments.model)
-        save_encodec(codec, arguments.out, read_json(arguments.model / "model.json")["provenance"])
+    if arguments.what != "import":
+        origin = read_json(arguments.model / "model.json")["provenance"]
+        alone = arguments.what == "export-decoder"
+        save_encodec(codecs.load(arguments.model), arguments.out, origin, decoder_alone=alone)
     else:
         codec = load_encodec(arguments.model)
         digests = {

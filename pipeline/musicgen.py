@@ -244,6 +244,7 @@ def main() -> None:
     arguments = encodec.conversion(
         "Convert language models to and from MusicGen of transformers.",
         "folder of the language model, or of the checkpoint",
+        *("export", "import"),
     )
     if arguments.what == "export":
         digest = provenance.file_digest(arguments.model / "model.safetensors")

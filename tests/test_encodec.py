@@ -255,6 +255,22 @@ def test_from_a_codecs_folder_to_transformers_and_back(tmp_path: Path, monkeypat
         command(monkeypatch, "export", "--model", "codec", "--out", "codec")
 
 
+@pytest.mark.parametrize("quantizer", ["residual", "grouped"])
+def test_a_decoder_alone_decodes_what_a_codec_with_latent_norm_encodes(
+    quantizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import EncodecModel
+
+    monkeypatch.chdir(tmp_path)
+    codec = small_codec(quantizer, latent_norm=True)
+    codecs.save(codec, Path("codec"), {"seed": 0})
+    command(monkeypatch, "export-decoder", "--model", "codec", "--out", "exported")
+    theirs = EncodecModel.from_pretrained("exported").eval()
+    codes = codec.encode(noise())
+    heard = theirs.decode(codes[None], [None]).audio_values[:, 0]
+    torch.testing.assert_close(heard, codec.decode(codes), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
