@@ -14,16 +14,18 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from zimtohrli import mos_from_signals
 
 from pipeline import codec as codecs
 from pipeline import job, params, provenance
-from pipeline.audio import to_float, to_int16
+from pipeline.audio import resample, to_float, to_int16
 from pipeline.captions import evaluation_rows
 from pipeline.files import atomic, read_array, write_array, write_json
 from pipeline.independence import joint_rows, mmd
 from pipeline.spectral import log_mel_distance, si_sdr
 
 AT_ONCE = 8  # clips
+MOS_RATE, MOS_CLIPS = 48_000, 32  # Hz; clips, evenly spread, that get an opinion score: 0.2 s of a CPU for each 10 s
 MMD_ROWS = 4000  # that the closed form takes of the held-out codes, evenly spread; it walks all pairs
 
 
@@ -32,6 +34,7 @@ class Reconstruction(NamedTuple):
 
     si_sdr: np.ndarray  # [n], dB
     log_mel: np.ndarray  # [n], dB
+    mos: np.ndarray  # [n], Zimtohrli's opinion score, 1 to 5; NaN where it was not taken
     codes: np.ndarray  # [n, K, T']
 
 
@@ -39,7 +42,8 @@ class Reconstruction(NamedTuple):
 def measured(
     codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray, training: params.CodecTraining
 ) -> Reconstruction:
-    """SI-SDR and log-mel distance of each row of int16 clips `[N, T]` against its reconstruction."""
+    """SI-SDR, log-mel distance and, for some, opinion score of int16 clips `[N, T]` against their reconstruction."""
+    some = np.unique(np.linspace(0, len(rows) - 1, MOS_CLIPS).round().astype(int))
     device = next(codec.parameters()).device
     parts: list[tuple[np.ndarray, ...]] = []
     with job.Progress("reconstruction", len(rows), "clip") as progress:
@@ -54,9 +58,21 @@ def measured(
                 windows=training.mel_windows,
                 bins=training.mel_bins,
             )
-            parts.append(tuple(x.cpu().numpy() for x in (si_sdr(output, waveform), distance, codes)))
+            mos = [
+                opinion(output[i].cpu().numpy(), waveform[i].cpu().numpy(), codec.sample_rate)
+                if start + i in some
+                else np.nan
+                for i in range(len(waveform))
+            ]
+            si_sdrs, distances, used = (x.cpu().numpy() for x in (si_sdr(output, waveform), distance, codes))
+            parts.append((si_sdrs, distances, np.array(mos), used))
             progress.update(start + len(waveform))
     return Reconstruction(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def opinion(estimate: np.ndarray, target: np.ndarray, rate: int) -> float:
+    """Mean opinion score, 1 to 5, that Zimtohrli expects of `estimate` `[T]` beside `target` `[T]` at `rate` Hz."""
+    return float(mos_from_signals(*(resample(side, rate, MOS_RATE) for side in (target, estimate))))
 
 
 def criterion(codec: codecs.Codec, codes: Tensor, macro: params.IndependenceTraining) -> dict[str, float]:
@@ -107,6 +123,7 @@ def measure(argument: str, codec: codecs.Codec, folder: Path, corpus: Path, out:
             temporary,
             si_sdr=result.si_sdr,
             log_mel=result.log_mel,
+            mos=result.mos,
             track_id=test["track_id"].to_numpy(dtype=str),
             clip_id=test["clip_id"].to_numpy(dtype=str),
         )
@@ -115,6 +132,7 @@ def measure(argument: str, codec: codecs.Codec, folder: Path, corpus: Path, out:
         {
             "si_sdr": float(result.si_sdr.mean()),
             "log_mel": float(result.log_mel.mean()),
+            "mos": float(np.nanmean(result.mos)),
             "perplexity": [float(np.exp(-(s[s > 0] * np.log(s[s > 0])).sum())) for s in shares],
             "mmd": criterion(codec, torch.from_numpy(result.codes), settings.independence),
             "clips": len(test),

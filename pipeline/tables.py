@@ -67,6 +67,7 @@ def reconstruction(results: Results) -> list[Row]:
             {
                 "SI-SDR (dB)": results.reconstruction(codec, seed, "si_sdr"),
                 "log-mel distance": results.reconstruction(codec, seed, "log_mel"),
+                "Zimtohrli MOS": results.reconstruction(codec, seed, "mos"),
             }
             for seed in results.seeds(codec)
         ]

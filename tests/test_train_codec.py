@@ -488,6 +488,8 @@ def test_from_a_corpus_to_tokens_and_reconstructions(
     assert each["clip_id"].tolist() == ["clip6", "clip7", "clip8", "clip9"]
     assert float(each["si_sdr"].mean()) == pytest.approx(metrics["si_sdr"])
     assert float(each["log_mel"].mean()) == pytest.approx(metrics["log_mel"])
+    assert np.isfinite(each["mos"]).all()  # of so few clips, every one
+    assert 1 <= metrics["mos"] <= 5
     vectors = codec.quantizer(codec.latent(torch.from_numpy(to_float(audio[6:])))).vectors
     for name, delay in (("equal_time", False), ("delayed", True)):
         expected = mmd(vectors, delay=delay, estimator="closed_form", bandwidths=small.INDEPENDENCE["bandwidths"])
