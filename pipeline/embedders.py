@@ -150,14 +150,16 @@ def _outside(name: str, folder: Path, device: torch.device) -> Embedder:
 
     @torch.inference_mode()
     def embed(waveforms: Tensor) -> Tensor:
-        """Clip by clip; the package prints what goes wrong and returns what it has."""
-        clips = []
-        for waveform in waveforms.cpu().numpy():
-            answer = scorer.get_embeddings([waveform], rate).reshape(-1, found.dimension)
-            if not np.isfinite(answer).all():
-                raise JobError(f"{name} answered with NaN or infinity")
-            clips.append(torch.from_numpy(answer))
-        return torch.stack(clips)
+        """Clip by clip, as the package does, but EnCodec's encoder, which is faster on many at once."""
+        if name == "encodec":
+            answers = scorer.model.encoder(waveforms[:, None]).transpose(1, 2)
+        else:
+            # The package prints what goes wrong and returns what it has.
+            clips = [scorer.get_embeddings([waveform], rate) for waveform in waveforms.cpu().numpy()]
+            answers = torch.stack([torch.from_numpy(clip.reshape(-1, found.dimension)) for clip in clips])
+        if not answers.isfinite().all():
+            raise JobError(f"{name} answered with NaN or infinity")
+        return answers
 
     digests = [provenance.file_digest(folder / checkpoint.path) for checkpoint in found.checkpoints]
     return Embedder(name, rate, embed, _identity(name, digests, device), text=text)

@@ -28,8 +28,7 @@ DISTRIBUTIONS = {
     "markov_pair": "Markov pair",
     "quantised_gaussian": "quantised Gaussian",
 }
-# What some clips have no value of: of captions that name no tag, of clips that an embedder was not asked, of clips that a
-# slow measure left out.
+# What some clips have no value of: of captions that name no tag, of clips that an embedder or a slow measure left out.
 PARTIAL = ("kl", "text", "clap", "mos")
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
 
@@ -115,7 +114,7 @@ class Results:
         return self._json(f"codec/{codec}-seed{seed}/metrics.json")
 
     def reconstruction(self, codec: str, seed: int, measure: str) -> Estimate:
-        """Mean over test clips of `si_sdr` (dB) or `log_mel`, or over some of them of `mos` (1 to 5)."""
+        """Mean over test clips of `si_sdr` (dB) or `log_mel` (dB), or over some of them of `mos` (1 to 5)."""
         return self._mean(f"codec/{codec}-seed{seed}/metrics.npz", measure)
 
     def history(self, codec: str, seed: int) -> pd.DataFrame:
