@@ -1,12 +1,17 @@
 """Embedders by name: what turns waveforms into the vectors that distances between sets of music are taken of.
 
-`musicnn-mtt`, `musicnn-msd` and `cdpam` come from packages and need no model hub. The checkpoints of `vggish`,
-`clap-laion-music`, `encodec` and `pann` are in no package: they lie in a local folder, or are downloaded to it, and run
-through frechet-audio-distance and laion-clap, which are imported only then: they ask a model hub at import.
+`musicnn-mtt`, `musicnn-msd` and `cdpam` come from packages and need no model hub. The checkpoints of the others are in
+no package: they lie in a local folder, or are downloaded to it. `passt` runs through hear21passt; `vggish`,
+`clap-laion-music`, `encodec` and `pann` run through frechet-audio-distance and laion-clap, which are imported only
+then: they ask a model hub at import.
 """
 
+import io
 import os
+import pickle
+import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +24,10 @@ from pipeline.frechet import Gaussian
 from pipeline.job import JobError
 
 ROBERTA_TOKENS = 50_265
+PASST_SECONDS, PASST_LEAST = 10, 0.5  # that PaSST hears at once; of a clip's last piece, less than which is left out
+# Its spectrogram, as hear21passt makes it for this checkpoint.
+PASST_MEL = {"n_mels": 128, "sr": 32_000, "win_length": 800, "hopsize": 320, "n_fft": 1024, "freqm": 48, "timem": 192}
+PASST_MEL |= {"htk": False, "fmin": 0.0, "fmax": None, "norm": 1, "fmin_aug_range": 10, "fmax_aug_range": 2000}
 
 
 class Embedder(NamedTuple):
@@ -41,7 +50,7 @@ class Checkpoint(NamedTuple):
 
 
 class Outside(NamedTuple):
-    """An embedder of frechet-audio-distance: how it is asked for, and what it needs."""
+    """An embedder whose checkpoints no package has: how its package is asked for it, and what it needs."""
 
     options: dict[str, Any]
     dimension: int
@@ -74,6 +83,16 @@ OUTSIDE = {
         {"model_name": "pann", "sample_rate": 16_000},
         2048,
         (Checkpoint("Cnn14_16k_mAP%3D0.438.pth", "https://zenodo.org/record/3987831"),),
+    ),
+    "passt": Outside(
+        {"arch": "passt_s_swa_p16_128_ap476", "pretrained": False},
+        768,
+        (
+            Checkpoint(
+                "passt-s-f128-p16-s10-ap.476-swa.pt",
+                "https://github.com/kkoutini/PaSST/releases/download/v0.0.1-audioset",
+            ),
+        ),
     ),
 }
 NAMES = ("musicnn-mtt", "musicnn-msd", "cdpam", *OUTSIDE)
@@ -131,6 +150,8 @@ def _outside(name: str, folder: Path, device: torch.device) -> Embedder:
             f"evaluation.embedders asks for {name}, but {folder} has no {first.path}: get it from {first.source} and "
             "put it there, name another folder as runtime.checkpoints, or set runtime.offline to false to download it"
         )
+    if name == "passt":
+        return _passt(folder, missing, device)
     # Not above: with no network and HF_HUB_OFFLINE unset, its questions to a hub take minutes to fail.
     from frechet_audio_distance import FrechetAudioDistance
 
@@ -163,6 +184,41 @@ def _outside(name: str, folder: Path, device: torch.device) -> Embedder:
 
     digests = [provenance.file_digest(folder / checkpoint.path) for checkpoint in found.checkpoints]
     return Embedder(name, rate, embed, _identity(name, digests, device), text=text)
+
+
+def _passt(folder: Path, missing: list[Checkpoint], device: torch.device) -> Embedder:
+    """PaSST (Koutini et al. 2022), trained on AudioSet: MusicGen's KL compares its tags. A piece of 10 s a vector."""
+    found = OUTSIDE["passt"]
+    (checkpoint,) = found.checkpoints
+    for each in missing:
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(f"{each.source}/{each.path}", str(folder / each.path), progress=False)
+    with redirect_stdout(io.StringIO()):  # the package prints the whole network
+        from hear21passt.models import passt
+        from hear21passt.models.preprocess import AugmentMelSTFT
+
+        network, mel = passt.get_model(**found.options), AugmentMelSTFT(**PASST_MEL)
+    passt.first_RUN = False  # nor the shape of all that passes
+    try:
+        state = torch.load(folder / checkpoint.path, map_location="cpu", weights_only=True)
+        network.load_state_dict(passt.checkpoint_filter_fn(state, network))
+    except (RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        said = str(error).splitlines()[0]
+        raise JobError(f"{folder / checkpoint.path} is no checkpoint of {found.options['arch']}: {said}") from None
+    network, mel = network.to(device).eval(), mel.to(device).eval()
+
+    @torch.inference_mode()
+    def embed(waveforms: Tensor) -> Tensor:
+        pieces = list(waveforms.split(PASST_SECONDS * mel.sr, dim=1))
+        if len(pieces) > 1 and pieces[-1].shape[1] < PASST_LEAST * mel.sr:
+            pieces.pop()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Input image size")  # of pieces that are not 9.98 s
+            return torch.stack([network(mel(piece)[:, None])[1] for piece in pieces], dim=1)
+
+    digest = provenance.file_digest(folder / checkpoint.path)
+    tags = torch.inference_mode()(network.head)
+    return Embedder("passt", mel.sr, embed, _identity("passt", digest, device), tags=tags)
 
 
 def _text(clap: torch.nn.Module) -> Callable[[list[str]], Tensor]:

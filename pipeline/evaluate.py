@@ -34,6 +34,7 @@ from pipeline.frechet import Gaussian
 # Real music: of the test split, and as many clips of the validation split. Clips that others made: a folder.
 REFERENCE, FLOOR, OUTSIDE = "reference", "floor", "outside/"
 MAIN = "musicnn-mtt"  # the embedder that is always asked: its tags give KL-MTT and the agreement with texts
+PASST = "passt"  # whose tags give KL-PaSST
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 FAULTS = ("silent", "not_finite", "short", "clipped")
 CLIPPED = 1e-3  # share of samples at full scale from which a clip counts as clipped
@@ -422,7 +423,9 @@ def score(args: argparse.Namespace) -> None:
         if name in embedders.FMA_POP:
             published = embedders.fma_pop(name, args.downloads)
             result["fma_pop"][name] = fad_to(ours, published, evaluation, confidence)
-    values = {"kl": _kl(system, reference), **_texts(system)}
+    values = {"kl": _kl(system, reference, MAIN), **_texts(system)}
+    if PASST in system.embedders:
+        values["kl_passt"] = _kl(system, reference, PASST)
     for name, found in values.items():
         # Clips of which nothing can be said stay out of the mean, and are counted.
         known = np.isfinite(found)
@@ -436,8 +439,9 @@ def score(args: argparse.Namespace) -> None:
                 confidence=confidence,
             )
             result[name] = {**mean.json(), "clips": int(known.sum())}
-    if result["kl"]:
-        result["kl"]["paired"] = system.paired
+    for name in ("kl", "kl_passt"):
+        if result.get(name):
+            result[name]["paired"] = system.paired
     if args.system == FLOOR:
         result["halves"] = halves(reference.embedded(MAIN), evaluation.seed)
     each, whole = system.embedded(MAIN), Gaussian.fitted(reference.embedded(MAIN).patches)
@@ -449,14 +453,14 @@ def score(args: argparse.Namespace) -> None:
     files.write_json(args.out, result)
 
 
-def _kl(system: Stored, reference: Stored) -> np.ndarray:
-    """Tag divergence of each clip from the reference's, `[n]`; NaN where it was not tagged.
+def _kl(system: Stored, reference: Stored, tagger: str) -> np.ndarray:
+    """Divergence of each clip's tags by `tagger` from the reference's, `[n]`; NaN where it was not tagged.
 
     Clips that are not paired are held against the reference's in their order: what two that have nothing in common get.
     """
     found = np.full(len(system.clip_id), np.nan)
-    tags = system.answers[f"{MAIN}/tags"]
-    found[system.turn < len(tags)] = tagging.kl(reference.answers[f"{MAIN}/tags"], tags)
+    tags = system.answers[f"{tagger}/tags"]
+    found[system.turn < len(tags)] = tagging.kl(reference.answers[f"{tagger}/tags"], tags)
     return found
 
 

@@ -314,7 +314,7 @@ class OutsideSystem(_Section):
     captions: str  # CSV: file, and caption or clip_id; empty without one
 
 
-Embedder = Literal["musicnn-mtt", "musicnn-msd", "cdpam", "vggish", "clap-laion-music", "encodec", "pann"]
+Embedder = Literal["musicnn-mtt", "musicnn-msd", "cdpam", "vggish", "clap-laion-music", "encodec", "pann", "passt"]
 
 
 class Evaluation(_Section):

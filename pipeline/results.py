@@ -29,7 +29,7 @@ DISTRIBUTIONS = {
     "quantised_gaussian": "quantised Gaussian",
 }
 # What some clips have no value of: of captions that name no tag, of clips that an embedder or a slow measure left out.
-PARTIAL = ("kl", "text", "clap", "mos")
+PARTIAL = ("kl", "kl_passt", "text", "clap", "mos")
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
 
 
@@ -198,6 +198,10 @@ class Results:
     def kl(self, system: str) -> Estimate:
         """KL-MTT of a system: mean over clips, in nats."""
         return self._mean(f"evaluation/scores/{system}.npz", "kl")
+
+    def kl_passt(self, system: str) -> Estimate | None:
+        """KL-PaSST of a system: mean over clips, in nats; None where it was not asked."""
+        return self.text(system, "kl_passt")
 
     def text(self, system: str, measure: str = "text") -> Estimate | None:
         """Agreement of a system's clips with their captions, or their `clap` score; None where it was not measured."""

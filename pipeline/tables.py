@@ -379,6 +379,7 @@ def _score(results: Results, system: str, name: str, codec: str, seed: int | str
         "FAD-CDPAM to FMA-Pop": results.fma_pop(system, "cdpam") or "n/a",
         "FAD-VGGish": results.fad(system, "vggish") or "n/a",
         "KL-MTT (nats)": results.kl(system) if paired else "n/a",
+        "KL-PaSST (nats)": (paired and results.kl_passt(system)) or "n/a",
         "agreement with captions": results.text(system) or "n/a",
         "CLAP score": results.text(system, "clap") or "n/a",
         "clips": score["clips"],

@@ -1,14 +1,16 @@
 """A process that asks the embedders whose checkpoints no package has, on checkpoints of random weights.
 
-    HF_HOME=hub HF_HUB_OFFLINE=1 python tests/fake_hub.py checkpoints vggish encodec pann clap-laion-music
+    HF_HOME=hub HF_HUB_OFFLINE=1 python tests/fake_hub.py checkpoints vggish encodec pann clap-laion-music passt
 
 Networks and loading are the packages' own, but for VGGish, whose code lies in no package either: a small network stands
 in for it. It is a process, for a hub's place is read at import. Prints what came out as JSON.
 """
 
+import io
 import json
 import os
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,7 @@ def main() -> None:
     from pipeline import embedders
     from pipeline.frechet import Gaussian, frechet_distance
 
-    made = {"vggish": vggish, "encodec": encodec, "pann": pann, "clap-laion-music": clap}
+    made = {"vggish": vggish, "encodec": encodec, "pann": pann, "clap-laion-music": clap, "passt": passt}
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         made[name](folder)
@@ -69,6 +71,8 @@ def main() -> None:
                 "text alone": float((both[1:] - second).abs().max()),
                 "text apart": float((both[0] - both[1]).abs().max()),
             }
+        if name == "passt":
+            found[name] |= _passt_beside_its_package(embedder, waveforms, folder)
         if name == "encodec":
             scorer = FrechetAudioDistance.__new__(FrechetAudioDistance)
             scorer.verbose = False
@@ -115,6 +119,39 @@ def clap(folder: Path) -> None:
     state = {f"module.{name}": value for name, value in state.items()}
     state["module.text_branch.embeddings.position_ids"] = torch.arange(514)[None]
     torch.save({"epoch": 1, "state_dict": state}, folder / "music_audioset_epoch_15_esc_90.14.pt")
+
+
+def passt(folder: Path) -> None:
+    """PaSST, whose head would else be of zeros."""
+    network = _passt()
+    torch.nn.init.normal_(network.head[-1].weight)
+    torch.save(network.state_dict(), folder / "passt-s-f128-p16-s10-ap.476-swa.pt")
+
+
+def _passt() -> torch.nn.Module:
+    with redirect_stdout(io.StringIO()):  # it prints itself
+        from hear21passt.models.passt import get_model
+
+        return get_model("passt_s_swa_p16_128_ap476", pretrained=False)
+
+
+def _passt_beside_its_package(embedder: Any, waveforms: torch.Tensor, folder: Path) -> dict[str, Any]:
+    """Logits of clips, and how far they are from what the package's own model says; pieces of clips past 10 s."""
+    from hear21passt import base
+
+    network = _passt()
+    network.load_state_dict(torch.load(folder / "passt-s-f128-p16-s10-ap.476-swa.pt", weights_only=True))
+    loaded, base.get_model_passt = base.get_model_passt, lambda **_: network  # which would download
+    with redirect_stdout(io.StringIO()), torch.inference_mode():
+        theirs = base.get_basic_model(mode="logits").eval()(waveforms)
+    base.get_model_passt = loaded
+    logits = embedder.tags(embedder.embed(waveforms))
+    long = waveforms[:1, : embedder.sample_rate].repeat(1, 11)
+    return {
+        "tags": list(logits.shape),
+        "tags apart": float((logits[:, 0] - theirs).abs().max()),
+        "pieces": [embedder.embed(long[:, : round(s * embedder.sample_rate)]).shape[1] for s in (10.4, 10.6)],
+    }
 
 
 def _roberta(hub: Path) -> None:

@@ -73,7 +73,13 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("vggish", [2, 3, 128]), ("encodec", [2, 225, 128]), ("pann", [2, 1, 2048]), ("clap-laion-music", [2, 1, 512])],
+    [
+        ("vggish", [2, 3, 128]),
+        ("encodec", [2, 225, 128]),
+        ("pann", [2, 1, 2048]),
+        ("clap-laion-music", [2, 1, 512]),
+        ("passt", [2, 1, 768]),
+    ],
 )
 def test_packages_embed_through_local_checkpoints(
     asked: dict[str, dict[str, Any]], name: str, shape: list[int]
@@ -93,6 +99,20 @@ def test_clap_embeds_texts_as_unit_vectors(asked: dict[str, dict[str, Any]]) -> 
     assert found["text norm"] == pytest.approx(1, abs=1e-4)
     assert found["text alone"] < 1e-4
     assert found["text apart"] > 1e-4
+
+
+@pytest.mark.slow
+def test_passt_tags_as_its_package_does_and_hears_long_clips_in_pieces(asked: dict[str, dict[str, Any]]) -> None:
+    found = asked["passt"]
+    assert found["tags"] == [2, 1, 527]
+    assert found["tags apart"] < 1e-4
+    assert found["pieces"] == [1, 2]
+
+
+def test_what_is_no_checkpoint_of_passt_is_named(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, tmp_path / embedders.OUTSIDE["passt"].checkpoints[0].path)
+    with pytest.raises(JobError, match="is no checkpoint of passt_s_swa_p16_128_ap476"):
+        embedders.load("passt", DOWNLOADS, tmp_path, CPU)
 
 
 @pytest.mark.slow

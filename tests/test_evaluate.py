@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline import audio, evaluate, job, params
+from pipeline import audio, evaluate, job, params, tagging
 from pipeline.embedders import Embedder
 from pipeline.frechet import Gaussian
 
@@ -337,6 +337,21 @@ def test_clips_of_one_patch_have_no_distance_of_their_own(monkeypatch: pytest.Mo
     assert score(monkeypatch, "generation/x")["fad"]["musicnn-mtt"]["patches"] == 4
     with np.load("scores/generation/x.npz") as arrays:
         assert np.isnan(arrays["fad"]).all()
+
+
+@pytest.mark.usefixtures("study")
+def test_the_tags_of_passt_give_a_divergence_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    load = evaluate.embedders.load
+    stand_in = {"passt": "musicnn-msd"}
+    monkeypatch.setattr(evaluate.embedders, "load", lambda name, *given: load(stand_in.get(name, name), *given))
+    asked = {"musicnn-mtt": 4, "passt": 2}
+    monkeypatch.setitem(PARAMS, "evaluation", {**PARAMS["evaluation"], "embedders": asked})
+    reference, system = embed(monkeypatch, "reference", "audio.npy"), embed(monkeypatch, "generation/x", "system.npy")
+    found = score(monkeypatch, "generation/x")["kl_passt"]
+    expected = tagging.kl(reference.answers["passt/tags"], system.answers["passt/tags"])
+    assert found["value"] == pytest.approx(expected.mean())
+    assert found["clips"] == 2
+    assert found["paired"]
 
 
 @pytest.mark.usefixtures("study")
