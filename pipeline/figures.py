@@ -276,6 +276,7 @@ def scores(results: Results) -> Figure:
     _legend(
         figure,
         {**entries, "reconstruction (upper bound)": ("#555555", "_"), "real music (dotted: chance)": ("#555555", "")},
+        columns=5,
     )
     count = results.score("floor")
     figure.suptitle(
