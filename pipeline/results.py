@@ -214,6 +214,10 @@ class Results:
 
     def _mean(self, name: str, key: str) -> Estimate:
         with np.load(self._path(name), allow_pickle=False) as arrays:
+            if key not in arrays:
+                raise ValueError(
+                    f"{self.root / name} lacks {key}: older code made it; delete it and run the study again"
+                )
             values, tracks = arrays[key], arrays["track_id"]
         known = ~np.isnan(values) if key in PARTIAL else slice(None)
         return statistics.mean(

@@ -154,3 +154,8 @@ def test_missing_and_broken_results_are_named(tmp_path: Path) -> None:
     (tmp_path / "dependence/mmd-seed0.json").write_text('{"codec": ')
     with pytest.raises(ValueError, match="is not whole"):
         results.dependence("mmd", 0)
+    path = tmp_path / "codec" / "mmd-seed0" / "metrics.npz"
+    path.parent.mkdir(parents=True)
+    np.savez(path, track_id=np.array(["a"]))
+    with pytest.raises(ValueError, match=r"metrics\.npz lacks si_sdr: older code made it"):
+        results.reconstruction("mmd", 0, "si_sdr")
