@@ -24,6 +24,7 @@ from pipeline.frechet import Gaussian
 from pipeline.job import JobError
 
 ROBERTA_TOKENS = 50_265
+ENCODEC_AT_ONCE = 4  # clips: more leave the processor's cache
 PASST_SECONDS, PASST_LEAST = 10, 0.5  # that PaSST hears at once; of a clip's last piece, less than which is left out
 # Its spectrogram, as hear21passt makes it for this checkpoint.
 PASST_MEL = {"n_mels": 128, "sr": 32_000, "win_length": 800, "hopsize": 320, "n_fft": 1024, "freqm": 48, "timem": 192}
@@ -171,9 +172,10 @@ def _outside(name: str, folder: Path, device: torch.device) -> Embedder:
 
     @torch.inference_mode()
     def embed(waveforms: Tensor) -> Tensor:
-        """Clip by clip, as the package does, but EnCodec's encoder, which is faster on many at once."""
+        """Clip by clip, as the package does, but EnCodec's encoder, which is faster on a few at once."""
         if name == "encodec":
-            answers = scorer.model.encoder(waveforms[:, None]).transpose(1, 2)
+            few = waveforms[:, None].split(ENCODEC_AT_ONCE)
+            answers = torch.cat([scorer.model.encoder(clips) for clips in few]).transpose(1, 2)
         else:
             # The package prints what goes wrong and returns what it has.
             clips = [scorer.get_embeddings([waveform], rate) for waveform in waveforms.cpu().numpy()]
