@@ -27,6 +27,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d") * 2
 DECADE = 10  # ratio from which a logarithmic axis has ticks to show
 MANY = 4  # names that fit side by side
+TITLE = 7.5  # inches that the longest title takes
 STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -68,7 +69,7 @@ def dependence(results: Results) -> Figure:
 def dependence_matrices(results: Results) -> Figure:
     """Pairwise mutual information, mean over seeds, one matrix a codec and alignment."""
     codecs = list(results.codecs)
-    figure, axes = _figure(len(ALIGNMENTS), len(codecs), (2.5 * len(codecs) + 1, 5.4))
+    figure, axes = _figure(len(ALIGNMENTS), len(codecs), (max(2.5 * len(codecs) + 1, TITLE), 5.4))
     matrices = {
         (alignment, codec): np.mean([_matrix(results, codec, seed, alignment) for seed in results.seeds(codec)], axis=0)
         for alignment in ALIGNMENTS
@@ -99,7 +100,7 @@ def dependence_matrices(results: Results) -> Figure:
 def dependence_by_lag(results: Results) -> Figure:
     """Mutual information summed over pairs against the lag of the later codebook, a panel a seed, a line a codec."""
     seeds = sorted({seed for _, seed in results.runs})
-    figure, axes = _figure(1, len(seeds), (1 + 3.6 * len(seeds), 3.8))
+    figure, axes = _figure(1, len(seeds), (max(1 + 3.6 * len(seeds), TITLE), 3.8))
     highest = 0.0
     for ax, seed in zip(axes[0], seeds, strict=True):
         for index, codec in enumerate(results.codecs):
@@ -243,7 +244,8 @@ def scores(results: Results) -> Figure:
         "agreement with captions, higher is better": results.text,
     }
     figure, axes = _figure(2, 2, (10, 7))
-    patterns, outside = list(results.study.language_models), results.evaluation.systems
+    patterns = list(dict.fromkeys(model.pattern for model in results.models))
+    outside = results.evaluation.systems
     codecs = list(results.codecs)
     for ax, (label, measure) in zip(axes.flat, measures.items(), strict=True):
         # Of real music, what lies nearest to the reference: other tracks; for captions, its own.
