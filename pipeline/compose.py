@@ -21,7 +21,7 @@ from pipeline import codec as codecs
 from pipeline.captions import evaluation_rows
 from pipeline.fetch import minilm_folder
 from pipeline.files import atomic
-from pipeline.transformer import MATMUL_PRECISION
+from pipeline.transformer import set_matmul_precision
 
 OVERLAP = 0.4  # of the length of training, between windows: MusicGen's 12 of 30 s
 
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the WAV files")
     args = parser.parse_args()
     device = job.prepare(args)
-    torch.set_float32_matmul_precision(MATMUL_PRECISION)
+    set_matmul_precision(device)
     how = params.section(args.params, "generation", params.Generation)
     conditioner = params.section(args.params, "conditioner", params.Conditioner)
     model, codec = language_model.load(args.lm).to(device), codecs.load(args.codec, device)

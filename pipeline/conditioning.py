@@ -22,6 +22,7 @@ from torch import Tensor
 from pipeline import job, params
 from pipeline.fetch import minilm_folder
 from pipeline.files import atomic
+from pipeline.transformer import set_matmul_precision
 
 MINILM = "minilm"
 BATCH_SIZE = 64  # captions
@@ -156,9 +157,8 @@ def main() -> None:
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    job.prepare(args)
+    set_matmul_precision(job.prepare(args))
     settings = params.section(args.params, "conditioner", params.Conditioner)
-    torch.set_float32_matmul_precision("medium")
     manifest = pd.read_parquet(args.manifest)
     captions = pd.unique(manifest[caption_columns(manifest)].to_numpy().ravel())
     source = minilm_folder(args.downloads) if settings.encoder == MINILM else settings.encoder

@@ -180,8 +180,6 @@ def _outside(name: str, folder: Path, device: torch.device) -> Embedder:
             # The package prints what goes wrong and returns what it has.
             clips = [scorer.get_embeddings([waveform], rate) for waveform in waveforms.cpu().numpy()]
             answers = torch.stack([torch.from_numpy(clip.reshape(-1, found.dimension)) for clip in clips])
-        if not answers.isfinite().all():
-            raise JobError(f"{name} answered with NaN or infinity")
         return answers
 
     digests = [provenance.file_digest(folder / checkpoint.path) for checkpoint in found.checkpoints]

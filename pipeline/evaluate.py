@@ -165,6 +165,8 @@ def embedded(
         return np.load(path, allow_pickle=False)
     ready = np.stack([embedder.resample(waveform, rate, embedder.sample_rate) for waveform, rate in waveforms])
     answer = embedder.embed(torch.from_numpy(ready).to(device)).cpu().numpy()
+    if not np.isfinite(answer).all():  # which would be kept, and found again
+        raise job.JobError(f"{embedder.name} answered with NaN or infinity: its checkpoint may be damaged")
     files.write_array(path, answer)
     return answer
 

@@ -23,7 +23,7 @@ from pipeline.audio import to_int16
 from pipeline.captions import evaluation_rows
 from pipeline.files import atomic, write_array, write_json
 from pipeline.language_model import LanguageModel
-from pipeline.transformer import MATMUL_PRECISION
+from pipeline.transformer import set_matmul_precision
 
 DECODED_AT_ONCE = 4  # clips; more at once only push the waveforms out of the processor's cache
 
@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     device = job.prepare(args)
-    torch.set_float32_matmul_precision(MATMUL_PRECISION)
+    set_matmul_precision(device)
     settings = params.section(args.params, "generation", params.Generation)
     model = language_model.load(args.lm).to(device)
     codec = codecs.load(args.codec, device)

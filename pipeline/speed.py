@@ -23,7 +23,7 @@ from pipeline.conditioning import TextStates
 from pipeline.files import write_json
 from pipeline.language_model import LanguageModel
 from pipeline.patterns import PATTERNS
-from pipeline.transformer import MATMUL_PRECISION
+from pipeline.transformer import set_matmul_precision
 
 
 def measure(
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     device = job.prepare(args)
-    torch.set_float32_matmul_precision(MATMUL_PRECISION)
+    set_matmul_precision(device)
     how = params.section(args.params, "generation", params.Generation)
     settings = params.section(args.params, "speed", params.Speed)
     model = language_model.load(args.lm).to(device)

@@ -117,6 +117,7 @@ def train(
     settings, training, macro = run.settings, run.settings.training, run.settings.independence
     device = validation.device
     encoder_parameters = list(run.codec.encoder.parameters())
+    kept = snapshot_steps(settings)
     history: list[dict[str, float]] = resume(run, checkpoint)
     saved = time.monotonic()
     with job.Progress(f"codec/{checkpoint.parent.name}", until, done=run.step) as progress:
@@ -173,7 +174,7 @@ def train(
             if run.step % max(training.steps // VALIDATIONS, 1) == 0 or run.step == until:
                 history.append({"step": run.step, **measured, **validate(run, validation, quantize)})
             progress.update(run.step, **measured)
-            if quantize and run.step in snapshot_steps(settings):
+            if quantize and run.step in kept:
                 save_snapshot(run.average, checkpoint, run.step)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 save_checkpoint(run, history, checkpoint)

@@ -26,7 +26,7 @@ from pipeline import conditioning, job, language_model, params, provenance
 from pipeline.conditioning import TextStates
 from pipeline.files import atomic, read_array, write_json
 from pipeline.language_model import LanguageModel, Shape, cross_entropy
-from pipeline.transformer import MATMUL_PRECISION
+from pipeline.transformer import set_matmul_precision
 
 CHECKPOINT_SECONDS = 60.0
 VALIDATIONS = 5  # per run, on the same clips
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     device = job.prepare(args)
-    torch.set_float32_matmul_precision(MATMUL_PRECISION)
+    set_matmul_precision(device)
     sizes = params.section(args.params, "lm", params.LanguageModel)
     codec = params.section(args.params, "codec", params.Codec)
     text = conditioning.load(args.text)

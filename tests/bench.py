@@ -386,7 +386,7 @@ def _one_generation(side: str, width: int, threads: int) -> dict[str, float]:
 
     from pipeline import musicgen, sampling
     from pipeline.language_model import LanguageModel, Shape
-    from pipeline.transformer import MATMUL_PRECISION
+    from pipeline.transformer import set_matmul_precision
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -396,7 +396,7 @@ def _one_generation(side: str, width: int, threads: int) -> dict[str, float]:
     model = LanguageModel(shape).eval()
     text, mask = torch.randn(clips, 20, 64), torch.ones(clips, 20, dtype=torch.bool)
     if side != "transformers":
-        torch.set_float32_matmul_precision(MATMUL_PRECISION)
+        set_matmul_precision(torch.device("cpu"))
     if side == "ours":
 
         def run(frames: int) -> torch.Tensor:

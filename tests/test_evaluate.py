@@ -167,6 +167,13 @@ def test_what_was_embedded_is_not_embedded_again(tmp_path: Path) -> None:
     assert calls == [2, 2, 2, 2]
 
 
+def test_an_answer_that_is_not_finite_is_named_and_not_kept(tmp_path: Path) -> None:
+    embedder = Embedder("probe", 100, lambda waveforms: waveforms[:, None, :4] / 0, identity="a")
+    with pytest.raises(job.JobError, match="probe answered with NaN"):
+        evaluate.embedded(embedder, [(noise(200).astype(np.float32), 100)], tmp_path, torch.device("cpu"))
+    assert not list(tmp_path.rglob("*.npy"))
+
+
 @pytest.fixture
 def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A corpus of four test and four validation clips, two tracks each, and a system's audio."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline import language_model
 from pipeline.language_model import LanguageModel, Shape, cross_entropy
 from pipeline.patterns import PATTERNS
-from pipeline.transformer import Transformer
+from pipeline.transformer import Transformer, set_matmul_precision
 
 K, C, T, D = 3, 11, 6, 8
 
@@ -33,6 +33,18 @@ def batch(size: int = 2) -> tuple[Tensor, Tensor, Tensor]:
         torch.randn(size, 5, D, generator=generator),
         mask,
     )
+
+
+def test_float32_products_are_of_float32() -> None:
+    """On CPUs with AMX, "medium" would round products of this size to bfloat16, and be 2e-3 off."""
+    before = torch.get_float32_matmul_precision()
+    left, right = torch.randn(2, 1000, 800, generator=torch.Generator().manual_seed(0))
+    exact = left.double() @ right.double().T
+    try:
+        set_matmul_precision(torch.device("cpu"))
+        assert (left @ right.T - exact).norm() / exact.norm() < 1e-6
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.parametrize("name", sorted(PATTERNS))
