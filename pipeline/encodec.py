@@ -1,15 +1,16 @@
 """Codecs to and from `EncodecModel` of transformers: the same weights, and so the same codes and waveforms.
 
-    python -m pipeline.encodec export --model runs/paper/results/codec/mmd-seed0 --out exported
-    python -m pipeline.encodec export-decoder --model results/codec/mmd-seed0 --out exported
+    python -m pipeline.encodec export --model results/codec/mmd-seed0 --out exported
     python -m pipeline.encodec import --model encodec_32khz --out imported
 
 The folder that `export` writes is what `EncodecModel.from_pretrained` reads, and a folder of that kind (`config.json`,
-`model.safetensors`; `facebook/encodec_32khz` is one) is what `import` reads. A codec with `latent_norm` has no twin
-there: of it, `export-decoder` writes a model that decodes its codes, and whose own codes of a waveform are others.
+`model.safetensors`; `facebook/encodec_32khz` is one) is what `import` reads. A codec with `latent_norm` has no twin in
+transformers: its folder holds the code of one as well (`latent_norm_encodec.py`), for
+`AutoModel.from_pretrained(folder, trust_remote_code=True)`. EncodecModel decodes it, and would choose other codes.
 """
 
 import argparse
+import inspect
 import math
 import os
 from pathlib import Path
@@ -55,26 +56,21 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "trim_right_ratio": (1.0,),
     "use_conv_shortcut": (False,),
 }
+LATENT_NORM = "encodec_latent_norm"  # the model type of latent_norm_encodec.py
 # How weight norm was stored before torch had parametrizations, as in the published checkpoints.
 RENAMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
-def to_transformers(codec: codecs.Codec, *, decoder_alone: bool = False) -> "EncodecModel":
-    """The EncodecModel that encodes and decodes as `codec` does, on the CPU; or that decodes so, if that is enough.
+def to_transformers(codec: codecs.Codec) -> "EncodecModel":
+    """The EncodecModel that encodes and decodes as `codec` does, on the CPU; a subclass where it has `latent_norm`.
 
     A grouped quantizer becomes the residual one whose codebooks are 0 outside their own part, which chooses the same
     codes; no LSTM, which EncodecModel cannot be without, becomes one of zeros, which adds nothing.
 
     Raises:
-        ValueError: `codec` has `latent_norm` and is to encode, or codebooks whose size is no power of two:
-            EncodecModel has neither.
+        ValueError: the size of `codec`'s codebooks is no power of two, which EncodecModel's is.
     """
-    if codec.configuration["latent_norm"] and not decoder_alone:
-        raise ValueError(
-            "EncodecModel does not scale its latent, as this codec does: it would choose other codes; "
-            "export-decoder writes what decodes alone, or train with codec.latent_norm: false"
-        )
-    _, model_class = _transformers()
+    _, model_class = _transformers(codec.configuration["latent_norm"])
     model = model_class(_encodec_config(codec.configuration)).eval()
     if not codec.configuration["seanet"]["lstm_layers"]:
         for lstm in _layers(model, nn.LSTM):
@@ -107,7 +103,7 @@ def from_transformers(model: "EncodecModel") -> codecs.Codec:
             "quantizer": "residual",
             "codebooks": len(codebooks),
             "codebook_size": model.config.codebook_size,
-            "latent_norm": False,
+            "latent_norm": model.config.model_type == LATENT_NORM,
             "seanet": names | {"ratios": list(names["ratios"]), "lstm_layers": 0 if silent else names["lstm_layers"]},
         }
     ).eval()
@@ -122,16 +118,22 @@ def from_transformers(model: "EncodecModel") -> codecs.Codec:
     return codec
 
 
-def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None, *, decoder_alone: bool = False) -> None:
-    """Writes what `EncodecModel.from_pretrained` reads, the configuration of its feature extractor, and `origin`.
+def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None) -> None:
+    """Writes what `from_pretrained` reads, the configuration of its feature extractor, and `origin`.
 
     Raises:
         ValueError: EncodecModel cannot be `codec`.
     """
-    model = to_transformers(codec, decoder_alone=decoder_alone)
+    model = to_transformers(codec)
     from transformers import EncodecFeatureExtractor
 
     model.config.architectures = [type(model).__name__]
+    if codec.configuration["latent_norm"]:
+        code = Path(inspect.getfile(type(model)))
+        kinds = {"AutoConfig": type(model.config), "AutoModel": type(model)}
+        model.config.auto_map = {auto: f"{code.stem}.{kind.__name__}" for auto, kind in kinds.items()}
+        with atomic(folder / code.name) as temporary:
+            temporary.write_text(code.read_text())
     with atomic(folder / "model.safetensors") as temporary:
         weights = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(weights, temporary, metadata={"format": "pt"})
@@ -152,7 +154,7 @@ def load_encodec(folder: Path) -> codecs.Codec:
         if not (folder / name).exists():
             raise ValueError(f"{folder / name} is missing: give the folder of an EnCodec checkpoint of transformers")
     settings = read_json(folder / "config.json")
-    if settings.get("model_type") != "encodec":
+    if settings.get("model_type") not in ("encodec", LATENT_NORM):
         raise ValueError(f"{folder / 'config.json'} describes a model of type {settings.get('model_type')!r}")
     try:
         weights = load_file(folder / "model.safetensors")
@@ -167,7 +169,7 @@ def from_weights(settings: dict[str, Any], weights: dict[str, Tensor], folder: P
     Raises:
         ValueError: the weights do not fit the configuration, or no codec here can be it.
     """
-    config_class, model_class = _transformers()
+    config_class, model_class = _transformers(settings.get("model_type") == LATENT_NORM)
     from huggingface_hub.errors import StrictDataclassError
 
     try:
@@ -187,11 +189,15 @@ def _unfit(folder: Path, error: Exception) -> ValueError:
     return ValueError(f"{folder}: the weights do not fit config.json: {str(error).splitlines()[-1].strip()}")
 
 
-def _transformers() -> tuple[type["EncodecConfig"], type["EncodecModel"]]:
+def _transformers(latent_norm: bool) -> tuple[type["EncodecConfig"], type["EncodecModel"]]:
     """Imported where it is needed: it takes seconds."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import EncodecConfig, EncodecModel
 
+    if latent_norm:
+        from pipeline.latent_norm_encodec import LatentNormEncodecConfig, LatentNormEncodecModel
+
+        return LatentNormEncodecConfig, LatentNormEncodecModel
     return EncodecConfig, EncodecModel
 
 
@@ -200,7 +206,7 @@ def _encodec_config(configuration: dict) -> "EncodecConfig":
     size, sizes = configuration["codebook_size"], configuration["seanet"]
     if size < 2 or size & (size - 1):
         raise ValueError(f"EncodecModel takes codebooks of 2, 4, 8, ... codes, and this codec's have {size}")
-    config_class, _ = _transformers()
+    config_class, _ = _transformers(configuration["latent_norm"])
     config = config_class(
         **{name: allowed[0] for name, allowed in FIXED.items()}
         | {theirs: sizes[ours] for ours, theirs in SEANET.items()}
@@ -283,12 +289,11 @@ def main() -> None:
     arguments = conversion(
         "Convert a codec to and from EncodecModel of transformers.",
         "folder of the codec, or of the EncodecModel",
-        *("export", "export-decoder", "import"),
+        *("export", "import"),
     )
-    if arguments.what != "import":
+    if arguments.what == "export":
         origin = read_json(arguments.model / "model.json")["provenance"]
-        alone = arguments.what == "export-decoder"
-        save_encodec(codecs.load(arguments.model), arguments.out, origin, decoder_alone=alone)
+        save_encodec(codecs.load(arguments.model), arguments.out, origin)
     else:
         codec = load_encodec(arguments.model)
         digests = {
