@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline import audio, cdpam, embedders, fetch
@@ -47,6 +49,22 @@ def test_folded_layers_are_the_authors(variables: dict[str, Tensor]) -> None:
             x = x[:, :, ::2]
     acoustic, _ = (x.sum(2) / x.shape[2]).chunk(2, 1)
     torch.testing.assert_close(cdpam.Cdpam(variables)(waveforms), F.normalize(acoustic, dim=1), atol=1e-5, rtol=1e-4)
+
+
+@given(
+    batch=st.integers(1, 3),
+    frames=st.integers(1, 200),
+    kernel=st.sampled_from([1, 3, 15]),
+    stride=st.sampled_from([1, 2]),
+    seed=st.integers(0, 2**31),
+)
+def test_fast_convolution_is_convolution(batch: int, frames: int, kernel: int, stride: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(batch, 3, frames, generator=generator)
+    weight, bias = torch.randn(5, 3, kernel, generator=generator), torch.randn(5, generator=generator)
+    found = cdpam.Convolution(weight, bias, stride)(x.transpose(1, 2)).transpose(1, 2)
+    wanted = F.conv1d(x, weight, bias, stride=stride, padding=kernel // 2)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_each_second_has_an_embedding_and_so_has_the_rest(variables: dict[str, Tensor]) -> None:
