@@ -5,6 +5,7 @@
     python tests/bench.py codec
     python tests/bench.py dependence 10000000   # at full size
     python tests/bench.py scores 8      # with so many clips a side
+    python tests/bench.py cdpam 2       # with so many seconds of audio
     python tests/bench.py generation 256 --threads 2     # one, of a width
 
 Every measurement is a process of its own, and the sides take turns, so that neither a busy minute nor the other's
@@ -30,6 +31,7 @@ PAPER = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
 CODEBOOKS, DIMENSION = 4, 128
 CODEC_TURNS, CODEC_STEPS = 3, 12
 SCORES_TURNS, SCORED = 3, 8  # clips of 10 s a side
+CDPAM_TURNS, CDPAM_SECONDS = 3, 2
 # As the rules set them: training frees and asks for the same big blocks every step.
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**32), "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 TURNS = {2944: 3, 11776: 1}  # of the loss, at the rows of one and of four of the paper's GPUs
@@ -45,13 +47,13 @@ GENERATION_TURNS, GENERATION_THREADS = 3, 2
 def main() -> None:
     """Runs all benchmarks, or is the process of one measurement."""
     parser = argparse.ArgumentParser(description="Measure this project's parts against their rivals.")
-    what = ["loss", "codec", "dependence", "scores", "generation"]
+    what = ["loss", "codec", "dependence", "scores", "cdpam", "generation"]
     parser.add_argument("what", nargs="?", choices=what, help="all, where it is left out")
     parser.add_argument(
         "size",
         nargs="?",
         type=int,
-        help="rows, for the loss; frames, for dependence; clips, for scores; width, for generation",
+        help="rows of the loss, frames of dependence, clips of scores, seconds of cdpam, or width of generation",
     )
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help="2 for generation and 1 for the others, where it is left out")
@@ -60,7 +62,7 @@ def main() -> None:
     if arguments.side:
         sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
         ones = {"loss": _one_loss, "codec": _one_codec, "dependence": _one_dependence, "scores": _one_scores}
-        ones["generation"] = _one_generation
+        ones |= {"cdpam": _one_cdpam, "generation": _one_generation}
         with redirect_stdout(sys.stderr):  # packages print
             answer = ones[arguments.what](arguments.side, arguments.size or 0, threads)
         print(json.dumps(answer))
@@ -71,6 +73,8 @@ def main() -> None:
         _dependence(arguments.size or FRAMES, threads)
     if arguments.what in (None, "scores"):
         _scores(arguments.size or SCORED, threads)
+    if arguments.what in (None, "cdpam"):
+        _cdpam(arguments.size or CDPAM_SECONDS, threads)
     if arguments.what in (None, "loss"):
         for size in [arguments.size] if arguments.size else TURNS:
             _loss(size, threads)
@@ -246,6 +250,52 @@ def _one_scores(side: str, clips: int, threads: int) -> dict[str, float]:
             if side != "ours":
                 break
     return found
+
+
+def _cdpam(seconds: int, threads: int) -> None:
+    """CDPAM's acoustic encoder with its convolutions by short transforms, against torch's."""
+    print(f"cdpam, {seconds} s of audio, random weights, {threads} thread(s)", flush=True)
+    found = _turns("cdpam", seconds, dict.fromkeys(("ours", "conv1d"), KEEP_MEMORY), threads, CDPAM_TURNS)
+    for side, values in found.items():
+        print(f"  {side:28} {values['seconds']:6.3f} s a second of audio, norm {values['norm']:.7f}")
+    print(f"  ours against conv1d: {found['conv1d']['seconds'] / found['ours']['seconds']:.2f}x", flush=True)
+
+
+def _one_cdpam(side: str, seconds: int, threads: int) -> dict[str, float]:
+    """Processor seconds a second of audio, and a number that both sides must agree on."""
+    import torch
+    from torch import nn
+
+    from pipeline import cdpam
+
+    class Plain(nn.Conv1d):
+        def __init__(self, weight: torch.Tensor, bias: torch.Tensor, stride: int) -> None:
+            outputs, inputs, kernel = weight.shape
+            super().__init__(inputs, outputs, kernel, stride, padding=kernel // 2)
+            self.weight.data, self.bias.data = weight, bias
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    variables, inputs = {}, 1
+    for layer in range(cdpam.LAYERS):
+        outputs = 64 * 2 ** ((layer + 1) // 4)
+        weight = torch.randn(outputs, inputs, 15, generator=generator) * (15 * inputs) ** -0.5
+        variables |= {f"base_encoder.encoder.{layer}.weight": weight}
+        variables |= {f"base_encoder.encoder.{layer}.bias": torch.zeros(outputs)}
+        norm = {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}
+        variables |= {f"base_encoder.ebatch.{layer}.{name}": torch.full((outputs,), at) for name, at in norm.items()}
+        inputs = outputs
+    if side != "ours":
+        cdpam.Convolution = Plain  # type: ignore[misc]
+    network = cdpam.Cdpam(variables)
+    waveform = 0.1 * torch.randn(1, seconds * cdpam.SAMPLE_RATE, generator=generator)
+    network.embed(waveform)
+    started = time.process_time()
+    found = network.embed(waveform)
+    return {"seconds": (time.process_time() - started) / seconds, "norm": float(found.sum(dim=2).norm())}
 
 
 def _loss(rows: int, threads: int) -> None:
