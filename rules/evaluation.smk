@@ -16,7 +16,7 @@ rule embed:
         environment
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=3000,
         runtime=60,
     params:
         settings=settings("corpus", "evaluation", "generation"),
