@@ -261,6 +261,10 @@ def test_a_codec_with_latent_norm_comes_with_its_code(
 ) -> None:
     from transformers import AutoModel, EncodecModel
 
+    from pipeline import latent_norm_encodec
+
+    # Of a latent near 0 alone would another number be noticed.
+    assert latent_norm_encodec.NORM_EPSILON == codecs.NORM_EPSILON
     monkeypatch.chdir(tmp_path)
     codec = small_codec(quantizer, latent_norm=True)
     codecs.save(codec, Path("codec"), {"seed": 0})
