@@ -5,6 +5,7 @@ so that a caption's author does not also judge.
 """
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from pipeline import audio, fetch, files, job, params, tensorflow_bundle
 SAMPLE_RATE = 16_000  # Hz
 WINDOW, HOP, BINS = 512, 256, 96  # samples, samples, mels
 PATCH = 187  # frames, 3 s
+AT_ONCE = 64  # clips that a thread reads, tags and embeds
 EPSILON = 1e-3  # of TensorFlow's batch norm
 # Patches at a time: on a CPU, what more of them leave behind falls out of the cache.
 CHUNK = {"cpu": 1, "cuda": 256}
@@ -270,6 +272,8 @@ def main() -> None:
     parser.add_argument("--downloads", required=True, help="folder that keeps what was downloaded")
     parser.add_argument("--out", type=Path, required=True, help="tags.npz")
     args = parser.parse_args()
+    # Each of so many threads gets batches of its own and one of torch's, so that their number changes no bit.
+    threads, args.threads = args.threads, 1
     device = job.prepare(args)
     rate = params.section(args.params, "corpus", params.Corpus).sample_rate
 
@@ -278,13 +282,17 @@ def main() -> None:
     clips = files.read_array(args.corpus / "audio.npy")
     tags = np.empty((len(clips), len(TAGS["msd"])), np.float32)
     embeddings = np.empty((len(clips), 200), np.float32)
-    with job.Progress("tags", len(clips), "clip") as progress:
-        for start in range(0, len(clips), 64):
-            rows = slice(start, start + 64)
-            patches = log_mel_patches(torch.stack([middle(clip, rate) for clip in clips[rows]]).to(device))[:, 0]
-            tags[rows] = tagger(patches).logits.sigmoid().cpu()
-            embeddings[rows] = embedder(patches).penultimate.cpu()
-            progress.update(min(start + 64, len(clips)))
+
+    def answer(start: int) -> int:
+        rows = slice(start, start + AT_ONCE)
+        patches = log_mel_patches(torch.stack([middle(clip, rate) for clip in clips[rows]]).to(device))[:, 0]
+        tags[rows] = tagger(patches).logits.sigmoid().cpu()
+        embeddings[rows] = embedder(patches).penultimate.cpu()
+        return min(rows.stop, len(clips))
+
+    with job.Progress("tags", len(clips), "clip") as progress, ThreadPoolExecutor(threads) as pool:
+        for done in pool.map(answer, range(0, len(clips), AT_ONCE)):
+            progress.update(done)
     with files.atomic(args.out) as temporary:
         np.savez(temporary, msd=tags, mtt_penultimate=embeddings, msd_tags=np.array(TAGS["msd"]))
 

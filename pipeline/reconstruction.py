@@ -24,7 +24,7 @@ from pipeline.files import atomic, read_array, write_array, write_json
 from pipeline.independence import joint_rows, mmd
 from pipeline.spectral import log_mel_distance, si_sdr
 
-AT_ONCE = 8  # clips
+AT_ONCE = 2  # clips; more at once only push the activations out of the processor's cache
 MOS_RATE, MOS_CLIPS = 48_000, 32  # Hz; clips, evenly spread, that get an opinion score: 0.2 s of a CPU for each 10 s
 MMD_ROWS = 4000  # that the closed form takes of the held-out codes, evenly spread; it walks all pairs
 

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 import torchaudio
 from torch import Tensor
-from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
 SILENCE = 1e-6  # power re full scale
 LOG_FLOOR = 1e-5  # added to mel magnitudes before the logarithm, as EnCodec does
@@ -49,6 +48,9 @@ def log_mel_distance(
 
 def si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
     """Scale-invariant signal-to-distortion ratio in dB, `[B, T]` -> `[B]` (Le Roux et al. 2019, by torchmetrics)."""
+    # Here and not above: it takes seconds to import, and most jobs that import this module do without.
+    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+
     return scale_invariant_signal_distortion_ratio(estimate, target, zero_mean=True)
 
 

@@ -15,7 +15,7 @@ from pipeline import job, params
 from pipeline.audio import to_float
 from pipeline.files import read_array, write_array
 
-AT_ONCE = 16  # clips
+AT_ONCE = 2  # clips; more at once only push the activations out of the processor's cache
 
 
 def encoded(codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray, progress: job.Progress) -> np.ndarray:

@@ -29,10 +29,14 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.getenv("PYTHONPATH")])),
     "PYTHONUNBUFFERED": 1,
     "PYTHONHASHSEED": 0,
+    # Where bytecode is not kept, every job compiles torch's and transformers' sources anew: a third of a short one's time.
+    "PYTHONDONTWRITEBYTECODE": "",
     "OMP_NUM_THREADS": 1,
-    # Training frees and asks for the same big blocks every step; handing them back to the system costs a fifth of it.
+    # Training frees and asks for the same big blocks every step; handing them back to the system costs a fifth of it, and
+    # small pages, where glibc may ask for large ones, a thirtieth.
     "MALLOC_MMAP_THRESHOLD_": 2**32,
     "MALLOC_TRIM_THRESHOLD_": 2**33,
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
     "HF_HUB_OFFLINE": int(config["runtime"]["offline"]),
     "DEVICE": config["runtime"]["device"],
     "ARCHIVE": config["runtime"]["archive"],

@@ -13,7 +13,8 @@ rule clips:
         "benchmarks/corpus/clips.tsv"
     conda:
         environment
-    threads: 1
+    # Nothing else can run yet.
+    threads: 2
     resources:
         mem_mb=4000,
         runtime=60,
@@ -38,7 +39,7 @@ rule tags:
         "benchmarks/corpus/tags.tsv"
     conda:
         environment
-    threads: 1
+    threads: 2
     resources:
         mem_mb=2000,
         runtime=60,
