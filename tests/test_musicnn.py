@@ -127,10 +127,17 @@ def test_every_clip_of_a_corpus_is_tagged(tmp_path: Path, monkeypatch: pytest.Mo
         "local": {"audio": "", "metadata": ""},
     }
     given = ["--params", json.dumps({"corpus": corpus}), "--corpus", ".", "--downloads", DOWNLOADS, "--out", "tags.npz"]
-    monkeypatch.setattr("sys.argv", ["musicnn", *given])
-    musicnn.main()
-    with np.load("tags.npz") as tags:
-        assert tags["msd"].shape == (3, 50)
-        assert tags["mtt_penultimate"].shape == (3, 200)
-        assert tuple(tags["msd_tags"]) == musicnn.TAGS["msd"]
-        assert ((tags["msd"] > 0) & (tags["msd"] < 1)).all()
+    monkeypatch.setattr(musicnn, "AT_ONCE", 1)
+    found = []
+    for threads in ("1", "2"):  # whose number decides how long it takes, and no bit
+        monkeypatch.setattr("sys.argv", ["musicnn", *given, "--threads", threads])
+        musicnn.main()
+        with np.load("tags.npz") as tags:
+            found.append(dict(tags))
+    tags = found[0]
+    assert tags["msd"].shape == (3, 50)
+    assert tags["mtt_penultimate"].shape == (3, 200)
+    assert tuple(tags["msd_tags"]) == musicnn.TAGS["msd"]
+    assert ((tags["msd"] > 0) & (tags["msd"] < 1)).all()
+    for name, values in tags.items():
+        np.testing.assert_array_equal(values, found[1][name])
