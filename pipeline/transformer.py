@@ -30,7 +30,7 @@ class LayerCache(NamedTuple):
     """Keys and values of one layer during generation; the first `position` steps hold what has passed.
 
     Of one query both of attention's products are bound by reading it: keys are read fastest with the steps of a number
-    side by side in memory, values with the numbers of a step, by a quarter and more each.
+    side by side in memory, values with the numbers of a step.
     """
 
     keys: Tensor  # [B H, d, S]
