@@ -14,6 +14,7 @@ from pipeline.params import Codec as CodecParams
 from pipeline.quantizer import QUANTIZERS
 
 NORM_EPSILON = 1e-6  # added to a frame's mean square
+AT_ONCE = 2  # clips in one call; more only push the activations out of a processor's cache
 
 
 class Codec(nn.Module):

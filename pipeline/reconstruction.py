@@ -24,7 +24,6 @@ from pipeline.files import atomic, read_array, write_array, write_json
 from pipeline.independence import joint_rows, mmd
 from pipeline.spectral import log_mel_distance, si_sdr
 
-AT_ONCE = 2  # clips; more at once only push the activations out of the processor's cache
 MOS_RATE, MOS_CLIPS = 48_000, 32  # Hz; clips, evenly spread, that get an opinion score: 0.2 s of a CPU for each 10 s
 MMD_ROWS = 4000  # that the closed form takes of the held-out codes, evenly spread; it walks all pairs
 
@@ -47,8 +46,8 @@ def measured(
     device = next(codec.parameters()).device
     parts: list[tuple[np.ndarray, ...]] = []
     with job.Progress("reconstruction", len(rows), "clip") as progress:
-        for start in range(0, len(rows), AT_ONCE):
-            waveform = torch.from_numpy(to_float(audio[rows[start : start + AT_ONCE]])).to(device)
+        for start in range(0, len(rows), codecs.AT_ONCE):
+            waveform = torch.from_numpy(to_float(audio[rows[start : start + codecs.AT_ONCE]])).to(device)
             codes = codec.encode(waveform)
             output = codec.decode(codes)[:, : waveform.shape[1]]
             distance = log_mel_distance(
@@ -152,7 +151,7 @@ def decode(argument: str, codec: codecs.Codec, tokens: Path, manifest_path: Path
     places = pd.Series(test.index, index=test["clip_id"])[wanted].to_numpy()
     codes = torch.from_numpy(read_array(tokens / "test.npy")[places].astype(np.int64))
     device = next(codec.parameters()).device
-    audio = torch.cat([codec.decode(part.to(device)).cpu() for part in codes.split(AT_ONCE)])
+    audio = torch.cat([codec.decode(part.to(device)).cpu() for part in codes.split(codecs.AT_ONCE)])
     write_array(out / "audio.npy", to_int16(audio.numpy()))
 
 

@@ -25,8 +25,6 @@ from pipeline.files import atomic, write_array, write_json
 from pipeline.language_model import LanguageModel
 from pipeline.transformer import set_matmul_precision
 
-DECODED_AT_ONCE = 4  # clips; more at once only push the waveforms out of the processor's cache
-
 
 @torch.no_grad()
 def generate(
@@ -212,7 +210,7 @@ def main() -> None:
                     temperature=settings.temperature,
                 )
             with stopwatch(device) as decoded:
-                audio = torch.cat([codec.decode(chunk) for chunk in codes.split(DECODED_AT_ONCE)])
+                audio = torch.cat([codec.decode(chunk) for chunk in codes.split(codecs.AT_ONCE)])
             with atomic(part) as temporary:
                 np.savez(
                     temporary,

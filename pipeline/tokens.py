@@ -15,15 +15,13 @@ from pipeline import job, params
 from pipeline.audio import to_float
 from pipeline.files import read_array, write_array
 
-AT_ONCE = 2  # clips; more at once only push the activations out of the processor's cache
-
 
 def encoded(codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray, progress: job.Progress) -> np.ndarray:
     """Codes `[n, K, T']` as uint16 of the given rows of int16 clips `[N, T]`."""
     device = next(codec.parameters()).device
     parts = []
-    for start in range(0, len(rows), AT_ONCE):
-        waveform = torch.from_numpy(to_float(audio[rows[start : start + AT_ONCE]])).to(device)
+    for start in range(0, len(rows), codecs.AT_ONCE):
+        waveform = torch.from_numpy(to_float(audio[rows[start : start + codecs.AT_ONCE]])).to(device)
         parts.append(codec.encode(waveform).cpu().numpy().astype(np.uint16))
         progress.update(start + len(waveform))
     return np.concatenate(parts)
