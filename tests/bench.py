@@ -420,6 +420,9 @@ def _generation(width: int, threads: int) -> None:
         )
     plain = statistics.median(values["plain"] for values in found.values())
     print(f"  a plain matrix-vector product reads a matrix of that size at {plain / 1e9:.1f} GB/s")
+    least = 1000 * (found["ours"]["bytes"] + found["ours"]["cached"]) / plain
+    aim = 1000 * found["transformers"]["seconds"] / steps / wanted
+    print(f"  to read weights and caches so takes {least:.1f} ms a step; {wanted}x would be {aim:.1f}")
     for theirs in list(sides)[1:]:
         equal = "the same" if found["ours"]["tokens"] == found[theirs]["tokens"] else "OTHER"
         ratio, processor = (found[theirs][key] / found["ours"][key] for key in ("seconds", "processor"))
@@ -428,7 +431,7 @@ def _generation(width: int, threads: int) -> None:
 
 
 def _one_generation(side: str, width: int, threads: int) -> dict[str, float]:
-    """Seconds, a digest of the tokens, bytes of weights that a step reads, and bytes a second of a plain product."""
+    """Seconds, a digest of the tokens, bytes that a step reads (weights, caches), and a plain product in a second."""
     import hashlib
 
     import torch
@@ -479,6 +482,8 @@ def _one_generation(side: str, width: int, threads: int) -> dict[str, float]:
     # A step reads all weights but the embeddings, and of the text's keys and values nothing.
     read = [p for name, p in model.named_parameters() if "embedding" not in name and "_kv" not in name]
     numbers = sum(p.numel() for p in read)
+    # Keys and values of both halves of the guidance, on average: half the steps, and the text.
+    cached = 4 * 2 * clips * layers * 2 * width * (steps // 2 + text.shape[1])
     matrix, vector = torch.randn(numbers // 1024, 1024), torch.randn(1024)
     matrix @ vector
     again = time.perf_counter()
@@ -486,7 +491,14 @@ def _one_generation(side: str, width: int, threads: int) -> dict[str, float]:
         matrix @ vector
     plain = 5 * 4 * matrix.numel() / (time.perf_counter() - again)
     digest = int(hashlib.sha256(tokens.to(torch.int32).numpy().tobytes()).hexdigest()[:12], 16)
-    return {"seconds": seconds, "processor": processor, "tokens": digest, "bytes": 4 * numbers, "plain": plain}
+    return {
+        "seconds": seconds,
+        "processor": processor,
+        "tokens": digest,
+        "bytes": 4 * numbers,
+        "cached": cached,
+        "plain": plain,
+    }
 
 
 if __name__ == "__main__":
