@@ -280,7 +280,7 @@ def scores(results: Results) -> Figure:
         {**entries, "reconstruction (upper bound)": ("#555555", "_"), "real music (dotted: chance)": ("#555555", "")},
         columns=5,
     )
-    count = results.score("floor")
+    count = results.score("reference")
     figure.suptitle(
         f"Music scores, {count['clips']} clips a system, {count['tracks']} tracks; "
         f"{results.confidence:.0%} intervals over tracks"
