@@ -23,9 +23,9 @@ rule trunk:
         runtime=120,
     params:
         settings=settings("codec", "corpus"),
-        code=code("pipeline.train_codec"),
+        code=code("pipeline.codec.train"),
     shell:
-        "python -m pipeline.train_codec trunk --params {params.settings:q} --device $DEVICE"
+        "python -m pipeline.codec.train trunk --params {params.settings:q} --device $DEVICE"
         " --threads {threads} --quantizer {wildcards.quantizer} --seed {wildcards.seed} --corpus results/corpus"
         " --out results/codec/trunk-{wildcards.quantizer}-seed{wildcards.seed} > {log} 2>&1"
 
@@ -56,10 +56,10 @@ rule codec_branch:
         runtime=120,
     params:
         settings=settings("codec", "corpus", loss="study.codecs.{codec}.loss"),
-        code=code("pipeline.train_codec"),
+        code=code("pipeline.codec.train"),
         quantizer=lambda wildcards: trunk_of(wildcards)["quantizer"],
     shell:
-        "python -m pipeline.train_codec branch --params {params.settings:q} --device $DEVICE"
+        "python -m pipeline.codec.train branch --params {params.settings:q} --device $DEVICE"
         " --threads {threads} --quantizer {params.quantizer} --name {wildcards.codec} --seed {wildcards.seed}"
         " --corpus results/corpus --trunk results/codec/trunk-{params.quantizer}-seed{wildcards.seed}"
         " --out results/codec/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
@@ -84,9 +84,9 @@ rule reconstruction:
         runtime=60,
     params:
         settings=settings("codec", "corpus"),
-        code=code("pipeline.reconstruction"),
+        code=code("pipeline.codec.reconstruction"),
     shell:
-        "python -m pipeline.reconstruction measure --params {params.settings:q} --device $DEVICE"
+        "python -m pipeline.codec.reconstruction measure --params {params.settings:q} --device $DEVICE"
         " --threads {threads} --codec results/codec/{wildcards.codec}-seed{wildcards.seed}"
         " --corpus results/corpus --out {output.metrics} > {log} 2>&1"
 

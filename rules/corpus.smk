@@ -20,10 +20,10 @@ rule clips:
         runtime=60,
     params:
         settings=settings("corpus"),
-        code=code("pipeline.corpus"),
+        code=code("pipeline.corpus.clips"),
         tracks=provenance.file_digest(ROOT / "pipeline" / "soundtracks.csv"),
     shell:
-        "python -m pipeline.corpus --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.corpus.clips --params {params.settings:q} --threads {threads}"
         " --archive $ARCHIVE --downloads $DOWNLOADS --out results/corpus > {log} 2>&1"
 
 
@@ -45,9 +45,9 @@ rule tags:
         runtime=60,
     params:
         settings=settings("corpus"),
-        code=code("pipeline.musicnn"),
+        code=code("pipeline.pretrained.musicnn"),
     shell:
-        "python -m pipeline.musicnn --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.pretrained.musicnn --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --downloads $DOWNLOADS --corpus results/corpus --out {output} > {log} 2>&1"
 
 
@@ -69,9 +69,9 @@ rule captions:
         runtime=30,
     params:
         settings=settings("captions", "corpus"),
-        code=code("pipeline.captions"),
+        code=code("pipeline.corpus.captions"),
     shell:
-        "python -m pipeline.captions --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.corpus.captions --params {params.settings:q} --threads {threads}"
         " --corpus results/corpus --out {output.manifest} > {log} 2>&1"
 
 

@@ -17,9 +17,9 @@ rule measure_dependence:
         runtime=30,
     params:
         settings=settings("codec", "dependence", "report"),
-        code=code("pipeline.dependence"),
+        code=code("pipeline.dependence.pairwise"),
     shell:
-        "python -m pipeline.dependence --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.dependence.pairwise --params {params.settings:q} --threads {threads}"
         " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest}"
         " --out {output} > {log} 2>&1"
 
@@ -42,9 +42,9 @@ rule bound_dependence:
         runtime=30,
     params:
         settings=settings("codec", "dependence", "report"),
-        code=code("pipeline.difference_of_entropies"),
+        code=code("pipeline.dependence.learned"),
     shell:
-        "python -m pipeline.difference_of_entropies --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.dependence.learned --params {params.settings:q} --threads {threads}"
         " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest}"
         " --out {output} > {log} 2>&1"
 
@@ -66,9 +66,9 @@ rule calibrate_dependence:
         runtime=30,
     params:
         settings=settings("codec", "corpus", "dependence"),
-        code=code("pipeline.calibration"),
+        code=code("pipeline.dependence.calibration"),
     shell:
-        "python -m pipeline.calibration --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.dependence.calibration --params {params.settings:q} --threads {threads}"
         " --manifest {input.manifest} --out {output} > {log} 2>&1"
 
 
@@ -90,9 +90,9 @@ rule measure_snapshots:
         runtime=30,
     params:
         settings=settings("codec", "dependence"),
-        code=code("pipeline.snapshots"),
+        code=code("pipeline.dependence.snapshots"),
     shell:
-        "python -m pipeline.snapshots --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.dependence.snapshots --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --codec results/codec/{wildcards.codec}-seed{wildcards.seed} --corpus results/corpus"
         " --out {output} > {log} 2>&1"
 

@@ -23,9 +23,9 @@ rule embed:
         captions=lambda _, input: (
             f"--captions {shlex.quote(input.captions)}" if input.captions else ""
         ),
-        code=code("pipeline.evaluate"),
+        code=code("pipeline.evaluation.score"),
     shell:
-        "python -m pipeline.evaluate embed --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.evaluation.score embed --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --system {wildcards.system} --audio {input.audio:q} {params.captions} --manifest {input.manifest}"
         " --downloads $DOWNLOADS --checkpoints $CHECKPOINTS"
         " --out {output} > {log} 2>&1"
@@ -48,9 +48,9 @@ rule score:
         runtime=30,
     params:
         settings=settings("evaluation", "report"),
-        code=code("pipeline.evaluate"),
+        code=code("pipeline.evaluation.score"),
     shell:
-        "python -m pipeline.evaluate score --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.evaluation.score score --params {params.settings:q} --threads {threads}"
         " --system {wildcards.system} --embeddings {input.embeddings} --reference {input.reference}"
         " --downloads $DOWNLOADS --out {output.scores} > {log} 2>&1"
 

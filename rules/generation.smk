@@ -26,9 +26,9 @@ rule generate:
         runtime=240,
     params:
         settings=settings("generation"),
-        code=code("pipeline.sampling"),
+        code=code("pipeline.generation.sampling"),
     shell:
-        "python -m pipeline.sampling --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.generation.sampling --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --lm results/lm/{wildcards.pattern}/{wildcards.codec}-seed{wildcards.seed}"
         " --codec results/codec/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest} --text results/lm/text"
         " --out results/generation/{wildcards.pattern}/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
@@ -60,9 +60,9 @@ rule pattern_speed:
         lm=["results/lm/{pattern}/{codec}-seed{seed}".format(**m) for m in TIMED],
         codec=["results/codec/{codec}-seed{seed}".format(**m) for m in TIMED],
         settings=settings("generation", "speed"),
-        code=code("pipeline.speed"),
+        code=code("pipeline.generation.speed"),
     shell:
-        "python -m pipeline.speed --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.generation.speed --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text results/lm/text"
         " --out {output} > {log} 2>&1"
 
@@ -85,9 +85,9 @@ rule decode:
         runtime=60,
     params:
         settings=settings("generation"),
-        code=code("pipeline.reconstruction"),
+        code=code("pipeline.codec.reconstruction"),
     shell:
-        "python -m pipeline.reconstruction decode --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.codec.reconstruction decode --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --codec results/codec/{wildcards.codec}-seed{wildcards.seed}"
         " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest}"
         " --out results/generation/reconstruction/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"

@@ -18,9 +18,9 @@ rule encode_text:
         runtime=30,
     params:
         settings=settings("conditioner"),
-        code=code("pipeline.conditioning"),
+        code=code("pipeline.lm.conditioning"),
     shell:
-        "python -m pipeline.conditioning --params {params.settings:q} --device $DEVICE"
+        "python -m pipeline.lm.conditioning --params {params.settings:q} --device $DEVICE"
         " --threads {threads} --downloads $DOWNLOADS --manifest {input} --out results/lm/text > {log} 2>&1"
 
 
@@ -48,9 +48,9 @@ rule train_lm:
         runtime=240,
     params:
         settings=settings("codec", "lm"),
-        code=code("pipeline.train_lm"),
+        code=code("pipeline.lm.train"),
     shell:
-        "python -m pipeline.train_lm --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.lm.train --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --pattern {wildcards.pattern} --codec {wildcards.codec} --seed {wildcards.seed}"
         " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest} --text results/lm/text"
         " --out results/lm/{wildcards.pattern}/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"

@@ -62,9 +62,9 @@ rule tables:
         runtime=30,
     params:
         settings=settings("evaluation", "report", "study"),
-        code=code("pipeline.tables"),
+        code=code("pipeline.report.tables"),
     shell:
-        "python -m pipeline.tables --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.report.tables --params {params.settings:q} --threads {threads}"
         " --results results --out results/tables > {log} 2>&1"
 
 
@@ -92,9 +92,9 @@ rule figures:
         runtime=30,
     params:
         settings=settings("evaluation", "report", "study"),
-        code=code("pipeline.figures"),
+        code=code("pipeline.report.figures"),
     shell:
-        "python -m pipeline.figures --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.report.figures --params {params.settings:q} --threads {threads}"
         " --results results --out figures > {log} 2>&1"
 
 

@@ -24,9 +24,9 @@ rule tokenize:
         runtime=60,
     params:
         settings=settings("corpus"),
-        code=code("pipeline.tokens"),
+        code=code("pipeline.codec.tokens"),
     shell:
-        "python -m pipeline.tokens --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.codec.tokens --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --codec results/codec/{wildcards.codec}-seed{wildcards.seed} --corpus results/corpus"
         " --split {wildcards.split} --out {output} > {log} 2>&1"
 

@@ -46,8 +46,8 @@ def main() -> None:
     _roberta(Path(os.environ["HF_HOME"]) / "hub")
     from frechet_audio_distance import FrechetAudioDistance
 
-    from pipeline import embedders
-    from pipeline.frechet import Gaussian, frechet_distance
+    from pipeline.evaluation import embedders
+    from pipeline.evaluation.frechet import Gaussian, frechet_distance
 
     made = {"vggish": vggish, "encodec": encodec, "pann": pann, "clap-laion-music": clap, "passt": passt}
     found: dict[str, dict[str, Any]] = {}

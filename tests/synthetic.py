@@ -5,10 +5,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pipeline import calibration, dependence, files, params, speed, statistics
-from pipeline.information import ESTIMATORS
-from pipeline.patterns import pattern
-from pipeline.results import Model
+from pipeline import files, params, statistics
+from pipeline.dependence import calibration
+from pipeline.dependence import pairwise as dependence
+from pipeline.dependence.information import ESTIMATORS
+from pipeline.generation import speed
+from pipeline.lm.patterns import pattern
+from pipeline.report.results import Model
 
 CLIPS, TRACKS, FRAMES, CODEBOOKS, SIZE = 60, 12, 100, 4, 32
 TRACK = np.array([f"track{i % TRACKS:02d}" for i in range(CLIPS)])

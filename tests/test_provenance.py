@@ -118,7 +118,7 @@ def test_modules_that_import_each_other_are_each_seen_once(package: Path) -> Non
 
 
 def test_training_the_codec_counts_the_loss_and_not_the_language_model() -> None:
-    names = {path.stem for path in provenance.sources("pipeline.train_codec")}
+    names = {path.stem for path in provenance.sources("pipeline.codec.train")}
     assert {"train_codec", "codec", "seanet", "quantizer", "independence", "spectral", "audio", "files"} <= names
     assert not {"language_model", "dependence", "tables", "corpus"} & names
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Output, Study, merged
+from studies import Output, Study, merged
 
-from pipeline import figures, params, provenance, tables
+from pipeline import params, provenance
+from pipeline.report import figures, tables
 
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
@@ -151,7 +152,7 @@ def _read(name: str, outputs: list[Output]) -> set[str]:
     """Rules, source files, and outs of other stages that lie behind a stage's outputs."""
     sources = {str(path.relative_to(ROOT)) for output in outputs for path in provenance.sources(output.module)}
     others = {_stage(path) for output in outputs for path in output.inputs} - {name}
-    data = {"pipeline/soundtracks.csv"} if name == "corpus" else set()
+    data = {"pipeline/corpus/soundtracks.csv"} if name == "corpus" else set()
     return {
         "rules/common.smk",
         f"rules/{name}.smk",

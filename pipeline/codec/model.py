@@ -1,0 +1,123 @@
+"""The neural audio codec: SEANet and a vector quantizer (EnCodec), its files, waveforms to codes and back."""
+
+import math
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pipeline.codec import seanet
+from pipeline.codec.quantizer import QUANTIZERS
+from pipeline.files import atomic, read_json, write_json
+from pipeline.params import Codec as CodecParams
+
+NORM_EPSILON = 1e-6  # added to a frame's mean square
+AT_ONCE = 2  # clips in one call; more only push the activations out of a processor's cache
+
+
+class Codec(nn.Module):
+    """Waveforms `[B, T]` to codes `[B, K, T / hop]` and back."""
+
+    def __init__(self, configuration: dict) -> None:
+        """`configuration` is what `configuration()` makes of the parameters."""
+        super().__init__()
+        self.configuration = configuration
+        shape = seanet.Shape(**configuration["seanet"])
+        self.sample_rate: int = configuration["sample_rate"]  # Hz
+        self.hop_length = math.prod(shape.ratios)  # samples
+        self.encoder = seanet.encoder(shape)
+        self.decoder = seanet.decoder(shape)
+        self.quantizer = QUANTIZERS[configuration["quantizer"]](
+            configuration["codebooks"], configuration["codebook_size"], shape.dimension
+        )
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second, Hz."""
+        return self.sample_rate / self.hop_length
+
+    def latent(self, waveform: Tensor) -> Tensor:
+        """z, `[B, T]` -> `[B, D, ceil(T / hop)]`; with `latent_norm`, each frame has mean square 1.
+
+        Differs from EnCodec in that norm. Without it the latent's scale is free: within a few hundred steps it either
+        outgrows the codebooks, which follow as moving averages, or the commitment pulls it, and every code, to 0.
+
+        Raises:
+            ValueError: `waveform` is not `[B, T]`, is empty, or holds NaN or infinity.
+        """
+        if waveform.ndim != 2:
+            raise ValueError(f"waveform must be [B, T] (mono, {self.sample_rate} Hz), got {tuple(waveform.shape)}")
+        if waveform.shape[1] == 0:
+            raise ValueError("waveform has no samples")
+        if not waveform.isfinite().all():
+            raise ValueError("waveform holds NaN or infinity")
+        latent = self.encoder(waveform[:, None])
+        if self.configuration["latent_norm"]:
+            latent = latent * (latent.square().mean(dim=1, keepdim=True) + NORM_EPSILON).rsqrt()
+        return latent
+
+    def synthesise(self, latent: Tensor) -> Tensor:
+        """Waveform `[B, T' hop]` of a latent `[B, D, T']`."""
+        return self.decoder(latent)[:, 0]
+
+    @torch.no_grad()
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Codes `[B, K, ceil(T / hop)]` of waveforms `[B, T]`."""
+        return self.quantizer.encode(self.latent(waveform))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """Waveforms `[B, T' hop]` of codes `[B, K, T']`."""
+        return self.synthesise(self.quantizer.decode(codes))
+
+
+def configuration(params: CodecParams, sample_rate: int, quantizer: str) -> dict:
+    """What of the parameters the network is built from, as JSON-ready values."""
+    sizes = ("filters", "ratios", "dimension", "residual_layers", "kernel_size", "residual_kernel_size")
+    sizes += ("last_kernel_size", "dilation_base", "lstm_layers", "causal", "pad_mode")
+    values = params.model_dump(mode="json")
+    return {
+        "sample_rate": sample_rate,
+        "quantizer": quantizer,
+        "codebooks": params.codebooks,
+        "codebook_size": params.codebook_size,
+        "latent_norm": params.latent_norm,
+        "seanet": {name: values[name] for name in sizes},
+    }
+
+
+def save(codec: Codec, folder: Path, origin: dict | None = None) -> None:
+    """Writes `model.safetensors` and beside it `model.json`, the configuration and where the weights come from."""
+    with atomic(folder / "model.safetensors") as temporary:
+        save_file({name: value.contiguous() for name, value in codec.state_dict().items()}, temporary)
+    write_json(folder / "model.json", {"configuration": codec.configuration, "provenance": origin})
+
+
+def load(folder: Path, device: torch.device | str = "cpu") -> Codec:
+    """Reads what `save` wrote, for inference.
+
+    Raises:
+        ValueError: a file is missing, the configuration is another version's, or the weights do not fit it.
+    """
+    for name in ("model.json", "model.safetensors"):
+        if not (folder / name).exists():
+            raise ValueError(f"{folder / name} is missing: train that codec first, or give the folder of one")
+    try:
+        codec = Codec(read_json(folder / "model.json")["configuration"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{folder / 'model.json'} is of another version, train it anew: {error}") from None
+    try:
+        codec.load_state_dict(load_file(folder / "model.safetensors"))
+    except (RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"{folder}: the weights do not fit model.json: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return codec.to(device).eval()
+
+
+def expect_rate(codec: Codec, sample_rate: int, origin: Path) -> None:
+    """Raises ValueError where the codec was trained at another rate than the audio's, in Hz."""
+    if codec.sample_rate != sample_rate:
+        raise ValueError(f"{origin} was trained at {codec.sample_rate} Hz and the corpus is at {sample_rate} Hz")

@@ -1,0 +1,159 @@
+"""How well a codec reconstructs held-out music, and its reconstructions as the upper bound of what a model can reach.
+
+    python -m pipeline.codec.reconstruction measure --codec results/codec/mmd-seed0 --corpus results/corpus \
+        --out results/codec/mmd-seed0/metrics.json
+    python -m pipeline.codec.reconstruction decode --codec results/codec/mmd-seed0 --tokens results/tokens/mmd-seed0 \
+        --manifest results/corpus/manifest.parquet --out results/generation/reconstruction/mmd-seed0
+"""
+
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from zimtohrli import mos_from_signals
+
+from pipeline import job, params, provenance
+from pipeline.audio import resample, to_float, to_int16
+from pipeline.codec import model as codecs
+from pipeline.codec.independence import joint_rows, mmd
+from pipeline.codec.spectral import log_mel_distance, si_sdr
+from pipeline.corpus.captions import evaluation_rows
+from pipeline.files import atomic, read_array, write_array, write_json
+
+MOS_RATE, MOS_CLIPS = 48_000, 32  # Hz; clips, evenly spread, that get an opinion score: 0.2 s of a CPU for each 10 s
+MMD_ROWS = 4000  # that the closed form takes of the held-out codes, evenly spread; it walks all pairs
+
+
+class Reconstruction(NamedTuple):
+    """What is measured of one clip each, and the quantized vectors behind it."""
+
+    si_sdr: np.ndarray  # [n], dB
+    log_mel: np.ndarray  # [n], dB
+    mos: np.ndarray  # [n], Zimtohrli's opinion score, 1 to 5; NaN where it was not taken
+    codes: np.ndarray  # [n, K, T']
+
+
+@torch.no_grad()
+def measured(
+    codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray, training: params.CodecTraining
+) -> Reconstruction:
+    """SI-SDR, log-mel distance and, for some, opinion score of int16 clips `[N, T]` against their reconstruction."""
+    some = np.unique(np.linspace(0, len(rows) - 1, MOS_CLIPS).round().astype(int))
+    device = next(codec.parameters()).device
+    parts: list[tuple[np.ndarray, ...]] = []
+    with job.Progress("reconstruction", len(rows), "clip") as progress:
+        for start in range(0, len(rows), codecs.AT_ONCE):
+            waveform = torch.from_numpy(to_float(audio[rows[start : start + codecs.AT_ONCE]])).to(device)
+            codes = codec.encode(waveform)
+            output = codec.decode(codes)[:, : waveform.shape[1]]
+            distance = log_mel_distance(
+                output,
+                waveform,
+                sample_rate=codec.sample_rate,
+                windows=training.mel_windows,
+                bins=training.mel_bins,
+            )
+            mos = [
+                opinion(output[i].cpu().numpy(), waveform[i].cpu().numpy(), codec.sample_rate)
+                if start + i in some
+                else np.nan
+                for i in range(len(waveform))
+            ]
+            si_sdrs, distances, used = (x.cpu().numpy() for x in (si_sdr(output, waveform), distance, codes))
+            parts.append((si_sdrs, distances, np.array(mos), used))
+            progress.update(start + len(waveform))
+    return Reconstruction(*(np.concatenate(values) for values in zip(*parts, strict=True)))
+
+
+def opinion(estimate: np.ndarray, target: np.ndarray, rate: int) -> float:
+    """Mean opinion score, 1 to 5, that Zimtohrli expects of `estimate` `[T]` beside `target` `[T]` at `rate` Hz."""
+    return float(mos_from_signals(*(resample(side, rate, MOS_RATE) for side in (target, estimate))))
+
+
+def criterion(codec: codecs.Codec, codes: Tensor, macro: params.IndependenceTraining) -> dict[str, float]:
+    """The loss' estimate, closed form, on the quantized vectors of codes `[n, K, T']`, at equal time and delayed."""
+    vectors = codec.quantizer.vectors(codes)
+    estimates = {}
+    for name, delay in (("equal_time", False), ("delayed", True)):
+        rows = joint_rows(vectors, delay=delay)
+        few = rows[:: math.ceil(len(rows) / MMD_ROWS), :, :, None]  # each row a clip of one frame
+        found = mmd(few, delay=False, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
+        estimates[name] = float(found.estimate)
+    return estimates
+
+
+def main() -> None:
+    """Measures a codec on the test split, or decodes its tokens of the scored clips."""
+    parser = job.parser("Measure a codec's reconstruction of the test split, or write it out to be scored.")
+    parser.add_argument("what", choices=["measure", "decode"])
+    parser.add_argument("--codec", type=Path, required=True)
+    parser.add_argument("--corpus", type=Path, help="folder of the corpus, to measure")
+    parser.add_argument("--tokens", type=Path, help="folder of the codec's tokens, to decode")
+    parser.add_argument("--manifest", type=Path, help="manifest of the corpus, to decode")
+    parser.add_argument("--out", type=Path, required=True, help="metrics.json, or the folder of audio.npy")
+    arguments = parser.parse_args()
+    device = job.prepare(arguments)
+    codec = codecs.load(arguments.codec, device)
+    if arguments.what == "measure":
+        if not arguments.corpus:
+            raise ValueError("measure needs --corpus, the folder of the corpus")
+        measure(arguments.params, codec, arguments.codec, arguments.corpus, arguments.out)
+    else:
+        if not (arguments.tokens and arguments.manifest):
+            raise ValueError("decode needs --tokens, the folder of the codec's tokens, and --manifest")
+        decode(arguments.params, codec, arguments.tokens, arguments.manifest, arguments.out)
+
+
+def measure(argument: str, codec: codecs.Codec, folder: Path, corpus: Path, out: Path) -> None:
+    """Writes `metrics.json`, means and perplexities, and beside it `metrics.npz`, one value a clip."""
+    settings = params.section(argument, "codec", params.Codec)
+    codecs.expect_rate(codec, params.section(argument, "corpus", params.Corpus).sample_rate, folder)
+    manifest = pd.read_parquet(corpus / "manifest.parquet")
+    test = manifest[manifest["split"] == "test"]
+    result = measured(codec, read_array(corpus / "audio.npy"), test["row"].to_numpy(), settings.training)
+    size = codec.configuration["codebook_size"]
+    shares = [np.bincount(used.ravel(), minlength=size) / used.size for used in result.codes.swapaxes(0, 1)]
+    with atomic(out.with_suffix(".npz")) as temporary:
+        np.savez(
+            temporary,
+            si_sdr=result.si_sdr,
+            log_mel=result.log_mel,
+            mos=result.mos,
+            track_id=test["track_id"].to_numpy(dtype=str),
+            clip_id=test["clip_id"].to_numpy(dtype=str),
+        )
+    write_json(
+        out,
+        {
+            "si_sdr": float(result.si_sdr.mean()),
+            "log_mel": float(result.log_mel.mean()),
+            "mos": float(np.nanmean(result.mos)),
+            "perplexity": [float(np.exp(-(s[s > 0] * np.log(s[s > 0])).sum())) for s in shares],
+            "mmd": criterion(codec, torch.from_numpy(result.codes), settings.independence),
+            "clips": len(test),
+            "tracks": int(test["track_id"].nunique()),
+            "frame_rate": codec.frame_rate,
+            "provenance": provenance.record({"codec": settings.model_dump(mode="json")}),
+        },
+    )
+
+
+def decode(argument: str, codec: codecs.Codec, tokens: Path, manifest_path: Path, out: Path) -> None:
+    """Writes `audio.npy`, int16, of the clips that every system is scored on."""
+    generation = params.section(argument, "generation", params.Generation)
+    manifest = pd.read_parquet(manifest_path)
+    test = manifest[manifest["split"] == "test"].reset_index(drop=True)
+    wanted = evaluation_rows(manifest, generation.clips)["clip_id"]
+    places = pd.Series(test.index, index=test["clip_id"])[wanted].to_numpy()
+    codes = torch.from_numpy(read_array(tokens / "test.npy")[places].astype(np.int64))
+    device = next(codec.parameters()).device
+    audio = torch.cat([codec.decode(part.to(device)).cpu() for part in codes.split(codecs.AT_ONCE)])
+    write_array(out / "audio.npy", to_int16(audio.numpy()))
+
+
+if __name__ == "__main__":
+    job.run(main)

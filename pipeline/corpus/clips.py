@@ -1,0 +1,409 @@
+"""The corpus: clips of music with their splits, credits and facts, from packaged soundtracks or rendered scores.
+
+Clips of one group (package and artist, or one score) are never in two splits, nor are two tracks of one title.
+"""
+
+import functools
+import hashlib
+import json
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from pipeline import audio, fetch, job, params, provenance
+from pipeline.audio import Audio
+from pipeline.corpus import datasets, soundtracks
+from pipeline.corpus import sheet_music as scores
+from pipeline.files import atomic, write_json
+from pipeline.job import JobError
+
+SPLITS = ("train", "validation", "test")
+EMPTY = np.empty((0, 0), np.int16)
+
+
+class Track(NamedTuple):
+    """What is known of a piece of audio before it is heard."""
+
+    track_id: str
+    group: str
+    collection: str
+    title: str
+    artist: str
+    licence: str
+    source_file: str
+    source_sha256: str
+    genre: str
+    facts: str  # JSON of what is exactly known of a rendered score, else empty
+    style: str  # JSON list of words that fit into a caption, or empty
+
+
+class Clips(NamedTuple):
+    """The clips of one track, and why there are not more."""
+
+    track: Track
+    samples: np.ndarray  # [n, T], int16
+    starts: np.ndarray  # [n], s
+    rms_db: list[float]
+    silent: int  # clips under the silence threshold, left out
+    dropped: str  # reason for which the track has no clip, or empty
+
+
+# Each track with a function that decodes or renders it and tells what facts that establishes.
+Source = Iterable[tuple[Track, Callable[[], tuple[Audio, dict[str, Any]]]]]
+
+
+def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads: int = 1) -> dict[str, Any]:
+    """Writes audio, clips, credits and summary of `total` tracks to `out` and returns the summary.
+
+    Raises:
+        JobError: a split would be empty, or splits share audio or a title.
+    """
+    length = round(corpus.clip_seconds * corpus.sample_rate)
+    kept: list[Clips] = []
+    dropped: list[Clips] = []
+    with job.Progress("corpus", total, "track") as progress, rows(out / "audio.npy", length) as append:
+        for step, clips in enumerate(_in_order(lambda item: cut(*item, corpus), source, threads), start=1):
+            append(clips.samples)
+            # What is written need not stay in memory.
+            (dropped if clips.dropped else kept).append(clips._replace(samples=EMPTY))
+            progress.update(step, clips=sum(len(c.starts) for c in kept))
+        table = _table(kept)
+        groups = merged(table)
+        table["group"] = table["group"].map(groups)
+        table["split"] = table["group"].map(assign_splits(table["group"].value_counts().to_dict(), corpus.split))
+        check_leakage(table)
+    summary = _summary(table, kept, dropped, corpus)
+    with atomic(out / "clips.parquet") as temporary:
+        table.to_parquet(temporary, index=False)
+    _write_credits(table, out)
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: params.Corpus) -> Clips:
+    """At most `corpus.clips_per_track` clips, spread evenly over the track, without overlap; silent ones left out."""
+    length = round(corpus.clip_seconds * corpus.sample_rate)
+    none = Clips(track, np.empty((0, length), np.int16), np.empty(0), [], 0, "")
+    try:
+        (waveform, rate), facts = load()
+    except scores.Unusable as error:
+        print(f"{track.track_id} is left out: {error}", flush=True)
+        return none._replace(dropped=str(error))
+    if rate < corpus.sample_rate:
+        return none._replace(dropped=f"its {rate} Hz are under corpus.sample_rate")
+    samples = audio.to_int16(audio.resample(waveform, rate, corpus.sample_rate))
+    if len(samples) < length:
+        return none._replace(dropped="shorter than a clip")
+    starts = clip_starts(len(samples), length, corpus.clips_per_track)
+    clips = np.stack([samples[start : start + length] for start in starts])
+    levels = np.array([audio.rms_db(audio.to_float(clip)) for clip in clips])
+    loud = levels >= corpus.silence_db
+    return Clips(
+        track._replace(facts=json.dumps(facts) if facts else ""),
+        clips[loud],
+        starts[loud] / corpus.sample_rate,
+        levels[loud].tolist(),
+        int((~loud).sum()),
+        "" if loud.any() else "silent",
+    )
+
+
+def clip_starts(samples: int, length: int, most: int) -> np.ndarray:
+    """First samples of at most `most` clips of `length`, evenly spread from the track's begin to its end."""
+    count = min(most, samples // length)
+    return np.linspace(0, samples - length, count).round().astype(np.int64)
+
+
+def normalized(title: str) -> str:
+    """Letters and digits of a title, without case, accents, spaces and punctuation."""
+    return "".join(c for c in unicodedata.normalize("NFKD", title.casefold()) if c.isalnum())
+
+
+def merged(table: pd.DataFrame) -> dict[str, str]:
+    """Groups that share a title become one, under the name of the first: covers and remakes stay in one split."""
+    name = {group: group for group in table["group"]}
+    for _, groups in table.groupby(table["title"].map(normalized))["group"]:
+        together = {name[group] for group in groups}
+        name = {group: min(together) if own in together else own for group, own in name.items()}
+    return name
+
+
+def assign_splits(clips: dict[str, int], split: params.Split) -> dict[str, str]:
+    """Split of each group, given its number of clips, in the order of a salted hash.
+
+    A group goes to the emptier of validation and test where it fits, else to training. It fits where it leaves the
+    split within its share of all clips and takes no more than half of it, so that several artists are in each: a
+    plain hash of a few dozen groups of very different sizes misses both.
+
+    Raises:
+        JobError: validation or test would be empty.
+    """
+    total = sum(clips.values())
+    room = {"test": split.test * total, "validation": split.validation * total}
+    filled = dict.fromkeys(room, 0)
+    splits = {}
+    for group in sorted(clips, key=lambda group: hashlib.sha256(f"{split.salt}/{group}".encode()).digest()):
+        size = clips[group]
+        fitting = [name for name in room if size <= room[name] / 2 and filled[name] + size <= room[name]]
+        splits[group] = min(fitting, key=lambda name: filled[name] / room[name], default="train")
+        if fitting:
+            filled[splits[group]] += size
+    if empty := set(SPLITS) - set(splits.values()):
+        raise JobError(
+            f"no group of tracks fits into {' and '.join(sorted(empty))} ({len(clips)} groups, {total} clips): take "
+            "more tracks, or change corpus.split"
+        )
+    return splits
+
+
+def check_leakage(table: pd.DataFrame) -> None:
+    """Raises JobError where two splits share a group, an audio file or a title."""
+    for what, key in (
+        ("group", table["group"]),
+        ("audio file", table["source_sha256"]),
+        ("title", table["title"].map(normalized)),
+    ):
+        splits = table.groupby(key)["split"].nunique()
+        if len(leaked := splits[splits > 1]):
+            raise JobError(f"{len(leaked)} {what}s are in two splits, {leaked.index[0]!r} for one: nothing was written")
+
+
+@contextmanager
+def rows(path: Path, length: int) -> Iterator[Callable[[np.ndarray], None]]:
+    """Yields a function that appends int16 rows `[n, length]` to an `.npy` file, whose header comes last."""
+
+    def header(count: int) -> None:
+        # numpy leaves room in the header for the first dimension to grow.
+        fields = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int16)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, {**fields, "shape": (count, length)})
+
+    count = 0
+
+    def append(samples: np.ndarray) -> None:
+        nonlocal count
+        samples.tofile(file)
+        count += len(samples)
+
+    with atomic(path) as temporary, temporary.open("w+b") as file:
+        header(0)
+        begin = file.tell()
+        yield append
+        file.seek(0)
+        header(count)
+        assert file.tell() == begin
+
+
+def _in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
+    """`map` on several threads that runs only a little ahead: tracks are large."""
+    with ThreadPoolExecutor(threads) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _table(kept: list[Clips]) -> pd.DataFrame:
+    records = [
+        {
+            "clip_id": f"{clips.track.track_id}-{index:02d}",
+            **clips.track._asdict(),
+            "start_s": round(float(start), 6),
+            "rms_db": round(level, 2),
+        }
+        for clips in kept
+        for index, (start, level) in enumerate(zip(clips.starts, clips.rms_db, strict=True))
+    ]
+    if not records:
+        raise JobError("no track gave a clip: see corpus.clip_seconds, corpus.silence_db and the source's parameters")
+    table = pd.DataFrame(records)
+    table.insert(1, "row", np.arange(len(table)))
+    return table
+
+
+def _summary(table: pd.DataFrame, kept: list[Clips], dropped: list[Clips], corpus: params.Corpus) -> dict[str, Any]:
+    def figures(part: pd.DataFrame) -> dict[str, Any]:
+        return {
+            "clips": len(part),
+            "hours": round(len(part) * corpus.clip_seconds / 3600, 3),
+            "tracks": part["track_id"].nunique(),
+            "groups": part["group"].nunique(),
+            "artists": part.loc[part["artist"] != "", "artist"].nunique(),
+        }
+
+    return {
+        "source": corpus.source,
+        "sample_rate": corpus.sample_rate,
+        "clip_seconds": corpus.clip_seconds,
+        **figures(table),
+        "splits": {split: figures(table[table["split"] == split]) for split in SPLITS},
+        "collections": {name: figures(part) for name, part in table.groupby("collection")},
+        "groups_of_split": {split: sorted(table.loc[table["split"] == split, "group"].unique()) for split in SPLITS},
+        "dropped": {
+            "tracks": {clips.track.track_id: clips.dropped for clips in dropped},
+            "reasons": dict(Counter(clips.dropped for clips in dropped)),
+            "silent_clips": sum(clips.silent for clips in kept),
+        },
+        "provenance": provenance.record(corpus.model_dump(mode="json")),
+    }
+
+
+def _write_credits(table: pd.DataFrame, out: Path) -> None:
+    columns = {"title": "title", "artist": "artist", "collection": "collection", "licence": "licence"}
+    credits = table.drop_duplicates("track_id")[["track_id", *columns, "source_file"]]
+    credits = credits.assign(artist=credits["artist"].replace("", "not named"))
+    with atomic(out / "credits.csv") as temporary:
+        credits.to_csv(temporary, index=False)
+    text = (
+        "# Credits\n\nThe music of this corpus, by its authors, under their licences. Clips were cut from it, mixed to "
+    )
+    text += "mono, resampled and stored as 16-bit samples.\n\n"
+    with atomic(out / "credits.md") as temporary:
+        temporary.write_text(text + credits.drop(columns="track_id").to_markdown(index=False) + "\n", encoding="utf-8")
+
+
+def _soundtracks(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
+    """The catalogue's tracks as the packages hold them, and their number."""
+    names = corpus.soundtracks.packages
+    debs = fetch.packages(soundtracks.wanted(names), archive, downloads)
+    known = soundtracks.catalogue(names)
+
+    def source() -> Source:
+        missing = dict(known)
+        for deb in debs:
+            for track, data in soundtracks.tracks(deb, missing):
+                del missing[track.sha256]
+                yield _track(track), functools.partial(_decode, data, track.path)
+        if missing:
+            lost = next(iter(missing.values()))
+            raise JobError(
+                f"the packages lack {len(missing)} tracks of the catalogue, {lost.path} of {lost.package} for one: "
+                "they are of another version; set runtime.archive to a place that has the pinned one"
+            )
+
+    return source(), len(known)
+
+
+def _track(track: soundtracks.Track) -> Track:
+    stem = normalized(Path(track.path).stem)
+    return Track(
+        track_id=f"{track.package}.{stem}.{track.sha256[:6]}",
+        group=track.group,
+        collection=track.package,
+        title=track.title,
+        artist=track.artist,
+        licence=track.licence,
+        source_file=track.path,
+        source_sha256=track.sha256,
+        genre=track.genre,
+        facts="",
+        style=json.dumps([track.style]) if track.style else "",
+    )
+
+
+def _decode(data: BinaryIO, name: str) -> tuple[Audio, dict[str, Any]]:
+    return audio.read(data, name), {}
+
+
+def _scores(corpus: params.Corpus) -> tuple[Source, int]:
+    """Renditions of music21's scores, and their number."""
+    chosen = [path for name in corpus.scores.collections for path in scores.works(name, corpus.scores.works)]
+
+    def source() -> Source:
+        for path in chosen:
+            digest = provenance.file_digest(path)
+            for index in range(corpus.scores.renditions):
+                yield (
+                    _rendition(path, digest, index),
+                    functools.partial(scores.perform, path, index, corpus.scores.seconds),
+                )
+
+    return source(), len(chosen) * corpus.scores.renditions
+
+
+def _rendition(path: Path, digest: str, index: int) -> Track:
+    name = scores.work_name(path)
+    collection, title = name.split("/", 1)
+    return Track(
+        track_id=f"{name.replace('/', '.')}.{index}",
+        group=scores.group(path),
+        collection=collection,
+        title=title.replace("/", " "),
+        artist=scores.COLLECTIONS[collection].artist,
+        licence=scores.LICENCE,
+        source_file=name + path.suffix,
+        source_sha256=digest,
+        genre="",
+        facts="",
+        style=json.dumps([scores.COLLECTIONS[collection].style]),
+    )
+
+
+def _local(corpus: params.Corpus) -> tuple[Source, int]:
+    """The user's own music, and its number of files."""
+    metadata = Path(corpus.local.metadata) if corpus.local.metadata else None
+    entries = datasets.read(corpus.source, Path(corpus.local.audio), metadata)
+
+    def source() -> Source:
+        for entry in entries:
+            yield _piece(entry, corpus.source), functools.partial(_open, entry)
+
+    return source(), len(entries)
+
+
+def _piece(entry: datasets.Entry, collection: str) -> Track:
+    return Track(
+        track_id=f"{collection}.{entry.name.replace('/', '.')}",
+        group=entry.group,
+        collection=collection,
+        title=entry.title,
+        artist=entry.artist,
+        licence=entry.licence,
+        source_file=str(entry.path),
+        source_sha256=provenance.file_digest(entry.path),
+        genre=entry.genre,
+        facts="",
+        style=json.dumps(entry.style) if entry.style else "",
+    )
+
+
+def _open(entry: datasets.Entry) -> tuple[Audio, dict[str, Any]]:
+    try:
+        return audio.read(entry.path), {"captions": entry.captions} if entry.captions else {}
+    except ValueError as error:
+        raise scores.Unusable(str(error)) from None
+
+
+def main() -> None:
+    """Builds the corpus that `params.yaml` names."""
+    parser = job.parser("Fetch or render the music, cut it into clips, split it, and write the credits.")
+    parser.add_argument(
+        "--archive", default="apt", help="apt, a Debian mirror's base address, or a folder of .deb files"
+    )
+    parser.add_argument("--downloads", default=".cache/downloads", help="folder that keeps what was downloaded")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    job.prepare(arguments)
+    corpus = params.section(arguments.params, "corpus", params.Corpus)
+    if corpus.source in datasets.READERS:
+        source, total = _local(corpus)
+    elif corpus.source == "scores":
+        source, total = _scores(corpus)
+    else:
+        source, total = _soundtracks(corpus, arguments.archive, arguments.downloads)
+    summary = build(source, total, corpus, arguments.out, arguments.threads)
+    counts = ", ".join(f"{split} {figures['clips']}" for split, figures in summary["splits"].items())
+    print(f"{summary['clips']} clips of {summary['tracks']} tracks: {counts}")
+
+
+if __name__ == "__main__":
+    job.run(main)

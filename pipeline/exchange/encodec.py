@@ -1,0 +1,306 @@
+"""Codecs to and from `EncodecModel` of transformers: the same weights, and so the same codes and waveforms.
+
+    python -m pipeline.exchange.encodec export --model results/codec/mmd-seed0 --out exported
+    python -m pipeline.exchange.encodec import --model encodec_32khz --out imported
+
+The folder that `export` writes is what `EncodecModel.from_pretrained` reads, and a folder of that kind (`config.json`,
+`model.safetensors`; `facebook/encodec_32khz` is one) is what `import` reads. A codec with `latent_norm` has no twin in
+transformers: its folder holds the code of one as well (`latent_norm_encodec.py`), for
+`AutoModel.from_pretrained(folder, trust_remote_code=True)`. EncodecModel decodes it, and would choose other codes.
+"""
+
+import argparse
+import inspect
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from pipeline import job, provenance
+from pipeline.codec import model as codecs
+from pipeline.codec.quantizer import GroupedVectorQuantizer
+from pipeline.files import atomic, read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import EncodecConfig, EncodecModel
+
+# Sizes of SEANet here, and what EncodecConfig calls them.
+SEANET = {
+    "filters": "num_filters",
+    "ratios": "upsampling_ratios",
+    "dimension": "hidden_size",
+    "residual_layers": "num_residual_layers",
+    "kernel_size": "kernel_size",
+    "residual_kernel_size": "residual_kernel_size",
+    "last_kernel_size": "last_kernel_size",
+    "dilation_base": "dilation_growth_rate",
+    "lstm_layers": "num_lstm_layers",
+    "causal": "use_causal_conv",
+    "pad_mode": "pad_mode",
+}
+# What every codec here is, in the words of EncodecConfig.
+FIXED: dict[str, tuple[Any, ...]] = {
+    "audio_channels": (1,),
+    "normalize": (False,),
+    "chunk_length_s": (None,),
+    "norm_type": ("weight_norm",),
+    "pad_mode": ("reflect", "constant"),
+    "compress": (2,),
+    "trim_right_ratio": (1.0,),
+    "use_conv_shortcut": (False,),
+}
+LATENT_NORM = "encodec_latent_norm"  # the model type of latent_norm_encodec.py
+# How weight norm was stored before torch had parametrizations, as in the published checkpoints.
+RENAMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+
+
+def to_transformers(codec: codecs.Codec) -> "EncodecModel":
+    """The EncodecModel that encodes and decodes as `codec` does, on the CPU; a subclass where it has `latent_norm`.
+
+    A grouped quantizer becomes the residual one whose codebooks are 0 outside their own part, which chooses the same
+    codes; no LSTM, which EncodecModel cannot be without, becomes one of zeros, which adds nothing.
+
+    Raises:
+        ValueError: the size of `codec`'s codebooks is no power of two, which EncodecModel's is.
+    """
+    _, model_class = _transformers(codec.configuration["latent_norm"])
+    model = model_class(_encodec_config(codec.configuration)).eval()
+    if not codec.configuration["seanet"]["lstm_layers"]:
+        for lstm in _layers(model, nn.LSTM):
+            lstm.load_state_dict({name: torch.zeros_like(value) for name, value in lstm.state_dict().items()})
+    for part in ("encoder", "decoder"):
+        _copy(getattr(codec, part), getattr(model, part))
+    for k, layer in enumerate(model.quantizer.layers):
+        layer.codebook.embed.copy_(_among_all(codec, codec.quantizer.codebooks, k))
+        layer.codebook.embed_avg.copy_(_among_all(codec, codec.quantizer.sums, k))
+        layer.codebook.cluster_size.copy_(codec.quantizer.hits[k])
+    return model
+
+
+def from_transformers(model: "EncodecModel") -> codecs.Codec:
+    """The codec that encodes and decodes as `model` does at its last, which is its highest, bandwidth.
+
+    At a lower one `model` leaves out the last codebooks: its codes are the first ones of this codec's.
+
+    Raises:
+        ValueError: `model` is what no codec here can be; the message names each such setting.
+    """
+    _expect_representable(model.config)
+    lstms = _layers(model, nn.LSTM)
+    names = {ours: getattr(model.config, theirs) for ours, theirs in SEANET.items()}
+    silent = not any(value.any() for lstm in lstms for value in lstm.parameters())
+    codebooks: list[Any] = [layer.codebook for layer in model.quantizer.layers]
+    codec = codecs.Codec(
+        {
+            "sample_rate": model.config.sampling_rate,
+            "quantizer": "residual",
+            "codebooks": len(codebooks),
+            "codebook_size": model.config.codebook_size,
+            "latent_norm": model.config.model_type == LATENT_NORM,
+            "seanet": names | {"ratios": list(names["ratios"]), "lstm_layers": 0 if silent else names["lstm_layers"]},
+        }
+    ).eval()
+    for part in ("encoder", "decoder"):
+        _copy(getattr(model, part), getattr(codec, part))
+    for k, codebook in enumerate(codebooks):
+        codec.quantizer.codebooks[k] = codebook.embed
+        # Hits are counted in frames there, and here in equal shares of a batch; untrained, all are 0.
+        mean = codebook.cluster_size.mean()
+        codec.quantizer.hits[k] = codebook.cluster_size / mean if mean > 0 else 1.0
+        codec.quantizer.sums[k] = codec.quantizer.codebooks[k] * codec.quantizer.hits[k][:, None]
+    return codec
+
+
+def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None) -> None:
+    """Writes what `from_pretrained` reads, the configuration of its feature extractor, and `origin`.
+
+    Raises:
+        ValueError: EncodecModel cannot be `codec`.
+    """
+    model = to_transformers(codec)
+    from transformers import EncodecFeatureExtractor
+
+    model.config.architectures = [type(model).__name__]
+    if codec.configuration["latent_norm"]:
+        code = Path(inspect.getfile(type(model)))
+        kinds = {"AutoConfig": type(model.config), "AutoModel": type(model)}
+        model.config.auto_map = {auto: f"{code.stem}.{kind.__name__}" for auto, kind in kinds.items()}
+        with atomic(folder / code.name) as temporary:
+            temporary.write_text(code.read_text())
+    with atomic(folder / "model.safetensors") as temporary:
+        weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+        save_file(weights, temporary, metadata={"format": "pt"})
+    extractor = EncodecFeatureExtractor(feature_size=1, sampling_rate=codec.sample_rate)
+    write_json(folder / "preprocessor_config.json", extractor.to_dict())
+    if origin:
+        write_json(folder / "provenance.json", origin)
+    write_json(folder / "config.json", model.config.to_diff_dict())
+
+
+def load_encodec(folder: Path) -> codecs.Codec:
+    """The codec of an EnCodec checkpoint in transformers' format, a local folder; nothing is unpickled.
+
+    Raises:
+        ValueError: a file is missing, the checkpoint is not an EnCodec or not whole, or no codec here can be it.
+    """
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).exists():
+            raise ValueError(f"{folder / name} is missing: give the folder of an EnCodec checkpoint of transformers")
+    settings = read_json(folder / "config.json")
+    if settings.get("model_type") not in ("encodec", LATENT_NORM):
+        raise ValueError(f"{folder / 'config.json'} describes a model of type {settings.get('model_type')!r}")
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except SafetensorError as error:
+        raise _unfit(folder, error) from None
+    return from_weights(settings, weights, folder)
+
+
+def from_weights(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> codecs.Codec:
+    """The codec of an EncodecModel's configuration and weights; `folder` is where they lie, for what is said of faults.
+
+    Raises:
+        ValueError: the weights do not fit the configuration, or no codec here can be it.
+    """
+    config_class, model_class = _transformers(settings.get("model_type") == LATENT_NORM)
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        config = config_class.from_dict(settings)
+    except StrictDataclassError as error:
+        raise ValueError(f"{folder / 'config.json'}: {str(error).splitlines()[-1].strip()}") from None
+    _expect_representable(config)
+    model = model_class(config)
+    try:
+        model.load_state_dict({_renamed(name): value for name, value in weights.items()})
+    except RuntimeError as error:
+        raise _unfit(folder, error) from None
+    return from_transformers(model)
+
+
+def _unfit(folder: Path, error: Exception) -> ValueError:
+    return ValueError(f"{folder}: the weights do not fit config.json: {str(error).splitlines()[-1].strip()}")
+
+
+def _transformers(latent_norm: bool) -> tuple[type["EncodecConfig"], type["EncodecModel"]]:
+    """Imported where it is needed: it takes seconds."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from transformers import EncodecConfig, EncodecModel
+
+    if latent_norm:
+        from pipeline.exchange.latent_norm_encodec import LatentNormEncodecConfig, LatentNormEncodecModel
+
+        return LatentNormEncodecConfig, LatentNormEncodecModel
+    return EncodecConfig, EncodecModel
+
+
+def _encodec_config(configuration: dict) -> "EncodecConfig":
+    """The EncodecConfig of a codec's configuration; ValueError where there is none."""
+    size, sizes = configuration["codebook_size"], configuration["seanet"]
+    if size < 2 or size & (size - 1):
+        raise ValueError(f"EncodecModel takes codebooks of 2, 4, 8, ... codes, and this codec's have {size}")
+    config_class, _ = _transformers(configuration["latent_norm"])
+    config = config_class(
+        **{name: allowed[0] for name, allowed in FIXED.items()}
+        | {theirs: sizes[ours] for ours, theirs in SEANET.items()}
+        | {"num_lstm_layers": max(sizes["lstm_layers"], 1)},
+        sampling_rate=configuration["sample_rate"],
+        codebook_size=size,
+    )
+    # It knows its codebooks by the bandwidth in kb/s, and rounds down: 4 at 2.2 kb/s must not become 3.
+    bandwidth = configuration["codebooks"] * config.frame_rate * config.codebook_nbits / 1000
+    config.target_bandwidths = [bandwidth]
+    if config.num_quantizers < configuration["codebooks"]:
+        config.target_bandwidths = [math.nextafter(bandwidth, math.inf)]
+    return config
+
+
+def _expect_representable(config: "EncodecConfig") -> None:
+    """Raises ValueError that names what in `config` no codec here can be."""
+    wrong = [
+        f"{name} is {getattr(config, name)!r} and must be {' or '.join(map(repr, allowed))}"
+        for name, allowed in FIXED.items()
+        if getattr(config, name) not in allowed
+    ]
+    if config.codebook_dim != config.hidden_size:
+        wrong.append(f"codebook_dim is {config.codebook_dim} and must be hidden_size, {config.hidden_size}")
+    if wrong:
+        raise ValueError(f"no codec here is this EncodecModel: {'; '.join(wrong)}")
+
+
+def _layers(network: nn.Module, kind: Any) -> list[Any]:
+    return [layer for layer in network.modules() if isinstance(layer, kind)]
+
+
+@torch.no_grad()
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    """The weights of one SEANet in the other, which has the same layers in the same order under other names."""
+    convolutions = nn.Conv1d | nn.ConvTranspose1d
+    for old, new in zip(_layers(source, convolutions), _layers(target, convolutions), strict=True):
+        if isinstance(old, nn.ConvTranspose1d) or not is_parametrized(old):
+            # Of a transposed convolution, EncodecModel norms each input's weights and SEANet here each output's.
+            new.weight = old.weight.detach().to(new.weight)
+            new.bias.copy_(old.bias)
+        else:
+            new.load_state_dict(old.state_dict())
+    # One side has no LSTM where the other's is of zeros.
+    for old, new in zip(_layers(source, nn.LSTM), _layers(target, nn.LSTM), strict=False):
+        new.load_state_dict(old.state_dict())
+
+
+def _among_all(codec: codecs.Codec, vectors: Tensor, k: int) -> Tensor:
+    """Codebook k of `[K, C, D']` as `[C, D]`, 0 outside its own part where the quantizer is grouped."""
+    if not isinstance(codec.quantizer, GroupedVectorQuantizer):
+        return vectors[k]
+    width = vectors.shape[2]
+    return F.pad(vectors[k], (k * width, (len(vectors) - 1 - k) * width))
+
+
+def _renamed(name: str) -> str:
+    *path, last = name.split(".")
+    return ".".join([*path, RENAMED.get(last, last)])
+
+
+def conversion(description: str, model: str, *what: str) -> argparse.Namespace:
+    """The command line of a conversion: `what` of these to do, and the folders `model` and `out`.
+
+    Raises:
+        ValueError: both folders are one.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("what", choices=what)
+    parser.add_argument("--model", type=Path, required=True, help=model)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; not that of the model")
+    arguments = parser.parse_args()
+    if arguments.out.resolve() == arguments.model.resolve():
+        raise ValueError(f"--out is {arguments.out}, the model's own folder, whose files would be overwritten")
+    return arguments
+
+
+def main() -> None:
+    """Writes a codec as an EncodecModel, or an EncodecModel as a codec."""
+    arguments = conversion(
+        "Convert a codec to and from EncodecModel of transformers.",
+        "folder of the codec, or of the EncodecModel",
+        *("export", "import"),
+    )
+    if arguments.what == "export":
+        origin = read_json(arguments.model / "model.json")["provenance"]
+        save_encodec(codecs.load(arguments.model), arguments.out, origin)
+    else:
+        codec = load_encodec(arguments.model)
+        digests = {
+            name: provenance.file_digest(arguments.model / name) for name in ("config.json", "model.safetensors")
+        }
+        codecs.save(codec, arguments.out, provenance.record({"encodec": digests}))
+
+
+if __name__ == "__main__":
+    job.run(main)

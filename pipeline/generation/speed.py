@@ -1,0 +1,109 @@
+"""Speed of every codebook pattern: one model, one set of captions, one machine, one run.
+
+What a step takes does not depend on what the weights are, so one trained model stands for all: its weights decode by
+every pattern in turn, and nothing is read into what comes out.
+
+    python -m pipeline.generation.speed --lm results/lm/delay/mmd-seed0 --codec results/codec/mmd-seed0 \
+        --manifest results/corpus/manifest.parquet --text results/lm/text --out results/generation/patterns.json
+"""
+
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline import job, params, provenance
+from pipeline.codec import model as codecs
+from pipeline.corpus.captions import evaluation_rows
+from pipeline.files import write_json
+from pipeline.generation import sampling
+from pipeline.lm import conditioning
+from pipeline.lm import model as language_model
+from pipeline.lm.conditioning import TextStates
+from pipeline.lm.model import LanguageModel
+from pipeline.lm.patterns import PATTERNS
+from pipeline.lm.transformer import set_matmul_precision
+
+
+def measure(
+    model: LanguageModel,
+    text: TextStates,
+    clips: pd.DataFrame,
+    how: params.Generation,
+    settings: params.Speed,
+    clip_seconds: float,
+) -> list[dict[str, Any]]:
+    """Steps, seconds and speed of every pattern at every batch size, one row each.
+
+    Patterns take turns, so that a busy minute of the machine falls on all of them. Rates are of the median repeat.
+    """
+    device, frames = model.heads.device, model.shape.frames
+    options = {"guidance_scale": how.guidance_scale, "top_k": how.top_k, "temperature": how.temperature}
+    models = {}
+    for name in distinct():
+        models[name] = LanguageModel(replace(model.shape, pattern=name)).to(device).eval()
+        models[name].load_state_dict(model.state_dict())
+    runs = list(product(range(settings.repeats), settings.batch_sizes, models))
+    found: dict[tuple[int, str], list[list[float]]] = {}
+    with job.Progress("generation/patterns", len(runs), "run") as progress:
+        for done, (repeat, size, name) in enumerate(runs, start=1):
+            chosen = clips.iloc[[i % len(clips) for i in range(size)]]
+            states, mask = (x.to(device) for x in text.batch(text.rows(chosen["caption_0"].tolist())))
+            names = chosen["clip_id"].astype(str).tolist()
+            uniforms = sampling.clip_uniforms(names, repeat, model.shape.codebooks, frames).to(device)
+            if done == 1:  # the libraries' own start
+                sampling.generate(model, states, mask, frames=1, uniforms=uniforms[:, :, :1], **options)
+            with sampling.stopwatch(device) as seconds:
+                sampling.generate(models[name], states, mask, frames=frames, uniforms=uniforms, **options)
+            found.setdefault((size, name), []).append(seconds)
+            progress.update(done)
+    rows = []
+    for (size, name), repeats in found.items():
+        clock, processor = np.transpose(repeats)
+        row = {"pattern": name, "batch_size": size, "steps": models[name].pattern(frames).steps}
+        row |= {"seconds": clock.tolist(), "processor_seconds": processor.tolist()}
+        row |= {"frames_per_second": size * frames / np.median(clock)}
+        rows.append(row | {"real_time_factor": size * clip_seconds / np.median(clock)})
+    return rows
+
+
+def distinct() -> list[str]:
+    """Names of the patterns, of those that are one the first."""
+    return list({rule: name for name, rule in reversed(PATTERNS.items())}.values())[::-1]
+
+
+def main() -> None:
+    """Times every codebook pattern."""
+    parser = job.parser("Time generation by every codebook pattern.")
+    for name, what in (("lm", "folder of a language model"), ("codec", "folder of its codec")):
+        parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+    parser.add_argument("--manifest", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True, help="folder of text states")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    device = job.prepare(args)
+    set_matmul_precision(device)
+    how = params.section(args.params, "generation", params.Generation)
+    settings = params.section(args.params, "speed", params.Speed)
+    model = language_model.load(args.lm).to(device)
+    clip_seconds = model.shape.frames / codecs.load(args.codec, device).frame_rate
+    clips = evaluation_rows(pd.read_parquet(args.manifest), how.clips)
+    used = {"generation": how.model_dump(mode="json"), "speed": settings.model_dump(mode="json")}
+    write_json(
+        args.out,
+        {
+            "weights": f"{args.lm.parent.name}/{args.lm.name}",
+            "clip_seconds": clip_seconds,
+            "threads": torch.get_num_threads(),
+            "patterns": measure(model, conditioning.load(args.text), clips, how, settings, clip_seconds),
+            "provenance": provenance.record(used, device=device.type),
+        },
+    )
+
+
+if __name__ == "__main__":
+    job.run(main)

@@ -1,0 +1,334 @@
+"""Trains a language model on a codec's tokens, and measures what held-out tokens cost it in bits per frame.
+
+Batches, captions and text dropout are drawn from (seed, step) alone: a killed run continues as if it had not been, and
+models of different patterns see the same clips in the same order.
+
+    python -m pipeline.lm.train --pattern delay --codec mmd --seed 0 --tokens results/tokens/mmd-seed0 \
+        --manifest results/corpus/manifest.parquet --text results/lm/text --out results/lm/delay/mmd-seed0
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pipeline import job, params, provenance
+from pipeline.files import atomic, read_array, write_json
+from pipeline.lm import conditioning
+from pipeline.lm import model as language_model
+from pipeline.lm.conditioning import TextStates
+from pipeline.lm.model import LanguageModel, Shape, cross_entropy
+from pipeline.lm.transformer import set_matmul_precision
+
+CHECKPOINT_SECONDS = 60.0
+VALIDATIONS = 5  # per run, on the same clips
+VALIDATION_CLIPS = 64  # of the validation split, evenly spaced; the end of the run measures the whole test split
+
+
+@dataclass(frozen=True)
+class Split:
+    """Tokens of one split with their captions."""
+
+    tokens: np.ndarray  # [n, K, T], uint16
+    captions: np.ndarray  # [n, P], rows of the text states
+    track_id: np.ndarray  # [n]
+    clip_id: np.ndarray  # [n]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def codes(self, rows: np.ndarray | slice) -> Tensor:
+        """Tokens of some clips, `[B, K, T]`, int64."""
+        return torch.from_numpy(self.tokens[rows].astype(np.int64))
+
+
+def main() -> None:
+    """Trains one language model."""
+    parser = job.parser("Train a language model on a codec's tokens.")
+    parser.add_argument("--pattern", required=True, help="codebook pattern, such as delay or flatten")
+    parser.add_argument("--codec", required=True, help="name of the codec, for the record")
+    parser.add_argument("--seed", type=int, required=True)
+    for name, what in (("tokens", "folder of train.npy, validation.npy, test.npy"), ("manifest", "manifest.parquet")):
+        parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+    parser.add_argument("--text", type=Path, required=True, help="folder of text states")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    device = job.prepare(args)
+    set_matmul_precision(device)
+    sizes = params.section(args.params, "lm", params.LanguageModel)
+    codec = params.section(args.params, "codec", params.Codec)
+    text = conditioning.load(args.text)
+    manifest = pd.read_parquet(args.manifest)
+    train_split, validation, test = (
+        load_split(args.tokens, manifest, text, name, codec) for name in ("train", "validation", "test")
+    )
+    shape = Shape.of(
+        sizes,
+        pattern=args.pattern,
+        codebooks=codec.codebooks,
+        codebook_size=codec.codebook_size,
+        frames=train_split.tokens.shape[2],
+        text_dimension=text.dimension,
+    )
+    run = f"lm/{args.pattern}/{args.codec}-seed{args.seed}"
+    checkpoint = Path("checkpoints") / f"{run}.safetensors"
+    started = time.monotonic()
+    model, history = train(shape, sizes, train_split, validation, text, args.seed, device, checkpoint)
+    nats = evaluate(model, test, text, sizes.micro_batch_size)
+    language_model.save(model, args.out)
+    with atomic(args.out / "history.csv") as temporary:
+        pd.DataFrame(history).to_csv(temporary, index=False)
+    with atomic(args.out / "held_out.npz") as temporary:
+        np.savez(
+            temporary,
+            nats=nats,
+            bits_per_frame=bits(nats),
+            track_id=test.track_id.astype(str),
+            clip_id=test.clip_id.astype(str),
+        )
+    write_json(args.out / "metrics.json", metrics(model, nats, sizes, args, time.monotonic() - started))
+    checkpoint.unlink(missing_ok=True)
+
+
+def train(
+    shape: Shape,
+    sizes: params.LanguageModel,
+    split: Split,
+    validation: Split,
+    text: TextStates,
+    seed: int,
+    device: torch.device,
+    checkpoint: Path,
+) -> tuple[LanguageModel, list[dict[str, float]]]:
+    """The averaged model after `sizes.steps` steps, and its history.
+
+    AdamW; linear warm-up, then a cosine to zero; the gradient summed over micro-batches and its norm clipped; weights
+    averaged with decay `weight_ema`.
+
+    Raises:
+        ValueError: the split has fewer clips than a batch.
+    """
+    if len(split) < sizes.batch_size:
+        raise ValueError(f"the train split has {len(split)} clips, lm.batch_size asks for {sizes.batch_size}")
+    torch.manual_seed(seed)
+    model, average = LanguageModel(shape).to(device), LanguageModel(shape).to(device).eval()
+    average.load_state_dict(model.state_dict())
+    optimizer = adamw(model, sizes)
+    tokens = hashlib.sha256(split.tokens.tobytes()).hexdigest()
+    digest = provenance.digest([sizes.model_dump(mode="json"), vars(shape), seed, tokens])
+    first, history = resume(checkpoint, digest, model, average, optimizer)
+    few = subset(validation, VALIDATION_CLIPS)
+    saved = time.monotonic()
+    started = saved - (history[-1]["seconds"] if history else 0.0)
+    with job.Progress(str(checkpoint.with_suffix("").relative_to("checkpoints")), sizes.steps, done=first) as progress:
+        for step in range(first, sizes.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = sizes.learning_rate * schedule(step, sizes.warmup_steps, sizes.steps)
+            codes, states, mask = (x.to(device) for x in draw(split, text, sizes, seed, step))
+            torch.manual_seed(seed * 1_000_003 + step)  # of the dropout
+            optimizer.zero_grad()
+            nats = torch.cat(
+                [
+                    backward(model, *part, share=len(part[0]) / len(codes), precision=sizes.precision)
+                    for part in zip(*(x.split(sizes.micro_batch_size) for x in (codes, states, mask)), strict=True)
+                ]
+            )
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), sizes.gradient_clip)
+            if not norm.isfinite():
+                raise job.JobError(f"the gradient is {norm.item()} at step {step}: lower lm.learning_rate")
+            optimizer.step()
+            with torch.no_grad():
+                # A short average at first, or the random start would linger in it.
+                decay = min(sizes.weight_ema, (step + 1) / (step + 10))
+                torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+            done = step + 1
+            if done % max(sizes.steps // VALIDATIONS, 1) == 0 or done == sizes.steps:
+                held_out = evaluate(average, few, text, sizes.micro_batch_size)
+                history.append(
+                    {
+                        "step": done,
+                        **{f"loss_{k}": x for k, x in enumerate(nats.mean(dim=(0, 2)).tolist())},
+                        **{f"validation_loss_{k}": x for k, x in enumerate(held_out.mean(axis=0).tolist())},
+                        "validation_bits_per_frame": bits(held_out).mean().item(),
+                        "seconds": time.monotonic() - started,
+                    }
+                )
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                save_checkpoint(checkpoint, digest, done, history, model, average, optimizer)
+                saved = time.monotonic()
+            progress.update(done, loss=nats.mean().item(), gradient=norm.item())
+    return average, history
+
+
+def backward(
+    model: LanguageModel, codes: Tensor, text: Tensor, mask: Tensor, *, share: float, precision: str
+) -> Tensor:
+    """Nats of every token of a micro-batch, `[B, K, T]`, whose mean times `share` is added to the gradient.
+
+    With `precision` bfloat16, matrix products are of such numbers; weights, their sums and the loss stay float32.
+    """
+    with torch.autocast(codes.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        logits = model(codes, text, mask)
+    nats = cross_entropy(logits.float(), codes)
+    (nats.mean() * share).backward()
+    return nats.detach()
+
+
+def schedule(step: int, warmup: int, steps: int) -> float:
+    """Share of the learning rate: linear over `warmup` steps, then half a cosine down to zero at `steps`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(steps - warmup, 1)))
+
+
+def draw(
+    split: Split, text: TextStates, sizes: params.LanguageModel, seed: int, step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step's codes `[B, K, T]`, text `[B, L, D]` and its mask `[B, L]`, all False where the text is dropped."""
+    generator = np.random.default_rng([seed, step])
+    rows = generator.choice(len(split), sizes.batch_size, replace=False)
+    paraphrase = generator.integers(split.captions.shape[1], size=len(rows))
+    states, mask = text.batch(split.captions[rows, paraphrase])
+    kept = torch.from_numpy(generator.random(len(rows)) >= sizes.text_dropout)
+    return split.codes(rows), states, mask & kept[:, None]
+
+
+@torch.no_grad()
+def evaluate(model: LanguageModel, split: Split, text: TextStates, batch_size: int) -> np.ndarray:
+    """Mean nats per token of each clip and codebook under its first caption, `[n, K]`."""
+    device = model.heads.device
+    result = []
+    for start in range(0, len(split), batch_size):
+        rows = slice(start, start + batch_size)
+        states, mask = text.batch(split.captions[rows, 0])
+        codes = split.codes(rows).to(device)
+        result.append(cross_entropy(model(codes, states.to(device), mask.to(device)), codes).mean(dim=2).cpu())
+    return torch.cat(result).double().numpy()
+
+
+def bits(nats: np.ndarray) -> np.ndarray:
+    """Bits per frame of each clip, from the mean nats per token of its K codebooks, `[n, K]` -> `[n]`."""
+    return nats.sum(axis=1) / math.log(2)
+
+
+def load_split(tokens: Path, manifest: pd.DataFrame, text: TextStates, name: str, codec: params.Codec) -> Split:
+    """Tokens of a split, in the manifest's order, with the captions of the manifest.
+
+    Raises:
+        ValueError: the tokens are missing, not `[n, K, T]` of this codec, or not as many as the manifest has clips.
+    """
+    path = tokens / f"{name}.npy"
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run pipeline.codec.tokens first")
+    codes = np.array(read_array(path))
+    clips = manifest[manifest["split"] == name]
+    if codes.ndim != 3 or codes.shape[1] != codec.codebooks:
+        raise ValueError(f"{path} must be [n, {codec.codebooks}, T], got {codes.shape}: encode the corpus again")
+    if not len(codes) or len(codes) != len(clips):
+        raise ValueError(f"{path} has {len(codes)} clips, the manifest's {name} split {len(clips)}: encode them again")
+    if codes.max() >= codec.codebook_size:
+        raise ValueError(f"{path} holds token {codes.max()}, codec.codebook_size is {codec.codebook_size}")
+    columns = conditioning.caption_columns(manifest)
+    rows = text.rows(clips[columns].to_numpy().ravel().tolist()).reshape(-1, len(columns))
+    return Split(codes, rows, clips["track_id"].to_numpy(), clips["clip_id"].to_numpy())
+
+
+def subset(split: Split, clips: int) -> Split:
+    """At most `clips` clips of a split, evenly spaced."""
+    rows = np.unique(np.linspace(0, len(split) - 1, clips).round().astype(int))
+    return replace(split, **{name: value[rows] for name, value in vars(split).items()})
+
+
+def adamw(model: LanguageModel, sizes: params.LanguageModel) -> torch.optim.AdamW:
+    """The optimizer; matrices decay, the gains and biases of norms do not."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": sizes.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=sizes.learning_rate, betas=sizes.betas, fused=True)
+
+
+def metrics(
+    model: LanguageModel,
+    nats: np.ndarray,
+    sizes: params.LanguageModel,
+    args: argparse.Namespace,
+    seconds: float,
+) -> dict[str, object]:
+    """What `metrics.json` holds: of the test split clips, cross-entropy per codebook in nats and bits per frame."""
+    frames = model.shape.frames
+    return {
+        "test": {
+            "clips": len(nats),
+            "cross_entropy_nats": nats.mean(axis=0).tolist(),
+            "bits_per_frame": bits(nats).mean().item(),
+        },
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "steps": sizes.steps,
+        "frames_seen": sizes.steps * sizes.batch_size * frames,
+        "sequence_length": model.pattern(frames).steps,
+        "seconds": seconds,
+        "codec": args.codec,
+        "pattern": args.pattern,
+        "provenance": provenance.record(
+            {"lm": sizes.model_dump(mode="json")}, seed=args.seed, device=model.heads.device.type
+        ),
+    }
+
+
+def save_checkpoint(
+    path: Path,
+    digest: str,
+    step: int,
+    history: list[dict[str, float]],
+    model: LanguageModel,
+    average: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Everything that `resume` needs, in one file, so that its parts cannot disagree."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    with atomic(path) as temporary:
+        save_file(tensors, temporary, {"digest": digest, "step": str(step), "history": json.dumps(history)})
+
+
+def resume(
+    path: Path, digest: str, model: LanguageModel, average: LanguageModel, optimizer: torch.optim.Optimizer
+) -> tuple[int, list[dict[str, float]]]:
+    """Step to go on from and the history so far; step 0 where there is no checkpoint of this very run."""
+    if not path.exists():
+        return 0, []
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+        if about["digest"] != digest:
+            print(f"{path} is of another configuration; starting anew", flush=True)
+            return 0, []
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
+    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+    for name, value in tensors.items():
+        part, rest = name.split(".", 1)
+        parts[part][rest] = value
+    model.load_state_dict(parts["model"])
+    average.load_state_dict(parts["average"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in parts["optimizer"].items():
+        index, key = name.split(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    print(f"continuing at step {about['step']} from {path}", flush=True)
+    return int(about["step"]), json.loads(about["history"])
+
+
+if __name__ == "__main__":
+    job.run(main)

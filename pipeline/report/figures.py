@@ -1,0 +1,474 @@
+"""Figures of the study, as PNG and SVG; the same results give the same bytes.
+
+Bars and whiskers are intervals over tracks; one mark is one seed.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from pipeline import files, job, statistics
+from pipeline.report.claims import PAPER
+from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, JOINT, Results
+from pipeline.statistics import Estimate
+
+FORMATS = ("png", "svg")
+
+# Okabe and Ito's colours, told apart by readers who do not see red from green.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 3
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d") * 2
+DECADE = 10  # ratio from which a logarithmic axis has ticks to show
+MANY = 4  # names that fit side by side
+TITLE = 7.5  # inches that the longest title takes
+STYLE = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "svg.hashsalt": "figure",
+    "svg.fonttype": "path",
+}
+
+
+def dependence(results: Results) -> Figure:
+    """Mutual information summed over pairs, and its share of the entropies, by codec and alignment."""
+    figure, axes = _figure(2, 2, (8, 5.6))
+    measures = {
+        "mutual_information": "mutual information,\nsum of pairs (bits)",
+        "normalised_by_sum": "over sum of entropies,\nmean of pairs",
+    }
+    for row, (measure, label) in zip(axes, measures.items(), strict=True):
+        for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
+            for position, codec in enumerate(results.codecs):
+                totals = [results.total(codec, seed, alignment, measure) for seed in results.seeds(codec)]
+                _marks(ax, position, totals, COLOURS[position])
+            _categories(ax, list(results.codecs))
+            _from_zero(ax)
+            ax.set_ylabel(label)
+            ax.set_title(where.capitalize())
+    found = results.dependence(*results.runs[0])["alignments"]["equal_time"]
+    figure.suptitle(
+        f"Dependence between codebooks ({ESTIMATORS[results.estimator]}), {found['frames']:,} held-out frames of "
+        f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def dependence_matrices(results: Results) -> Figure:
+    """Pairwise mutual information, mean over seeds, one matrix a codec and alignment."""
+    codecs = list(results.codecs)
+    figure, axes = _figure(len(ALIGNMENTS), len(codecs), (max(2.5 * len(codecs) + 1, TITLE), 5.4))
+    matrices = {
+        (alignment, codec): np.mean([_matrix(results, codec, seed, alignment) for seed in results.seeds(codec)], axis=0)
+        for alignment in ALIGNMENTS
+        for codec in codecs
+    }
+    highest = max(np.nanmax(matrix) for matrix in matrices.values())
+    for row, (alignment, where) in zip(axes, ALIGNMENTS.items(), strict=True):
+        for ax, codec in zip(row, codecs, strict=True):
+            matrix = matrices[alignment, codec]
+            image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=highest)
+            for a, b in np.argwhere(np.isfinite(matrix)):
+                ink = "black" if matrix[a, b] > highest / 2 else "white"
+                ax.text(b, a, f"{matrix[a, b]:.2f}", ha="center", va="center", color=ink, fontsize=8)
+            ticks = range(len(matrix))
+            ax.set_xticks(ticks, [str(k + 1) for k in ticks])
+            ax.set_yticks(ticks, [str(k + 1) for k in ticks])
+            ax.grid(visible=False)
+            ax.set_title(f"{codec}, {where}")
+            ax.set_xlabel("codebook")
+        row[0].set_ylabel("codebook")
+    figure.colorbar(image, ax=axes, label="mutual information (bits)", shrink=0.7)
+    figure.suptitle(
+        f"Pairwise mutual information of held-out codes ({ESTIMATORS[results.estimator]}), means over seeds"
+    )
+    return figure
+
+
+def dependence_by_lag(results: Results) -> Figure:
+    """Mutual information summed over pairs against the lag of the later codebook, a panel a seed, a line a codec."""
+    seeds = sorted({seed for _, seed in results.runs})
+    figure, axes = _figure(1, len(seeds), (max(1 + 3.6 * len(seeds), TITLE), 3.8))
+    highest = 0.0
+    for ax, seed in zip(axes[0], seeds, strict=True):
+        for index, codec in enumerate(results.codecs):
+            if seed not in results.seeds(codec):
+                continue
+            found = results.dependence(codec, seed)["by_lag"]
+            value, low, high = (
+                [estimate[key] for estimate in found["estimators"][results.estimator]]
+                for key in ("value", "low", "high")
+            )
+            highest = max(highest, *high)
+            ax.fill_between(found["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
+            ax.plot(found["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
+        ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
+        ax.set_xlabel("lag of codebook b behind codebook a < b (frames)")
+        ax.set_title(f"seed {seed}")
+    for ax in axes[0]:
+        ax.set_ylim(0, 1.03 * highest)
+    axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
+    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)}, columns=3)
+    figure.suptitle(
+        f"Dependence by lag, {found['frames']:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
+        f"bands are {results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def total_correlation(results: Results) -> Figure:
+    """Total correlation of all codebooks, bounded from below by learned prediction, by codec and alignment."""
+    codecs = list(dict(results.modelled))
+    figure, axes = _figure(1, len(ALIGNMENTS), (8, 3.4))
+    for ax, (alignment, where) in zip(axes[0], ALIGNMENTS.items(), strict=True):
+        for position, codec in enumerate(codecs):
+            bounds = [results.total_correlation(*run, alignment) for run in results.modelled if run[0] == codec]
+            _marks(ax, position, bounds, COLOURS[position])
+        _categories(ax, codecs)
+        _from_zero(ax)
+        ax.set_ylabel("total correlation,\nfrom below (bits)")
+        ax.set_title(where.capitalize())
+    found = results.learned(*results.modelled[0])["alignments"]["equal_time"]
+    figure.suptitle(
+        f"Total correlation, learned on {found['train_frames']:,} frames, of {found['frames']:,} held-out frames of "
+        f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def calibration(results: Results) -> Figure:
+    """Bias and spread of every estimator on codes whose mutual information is known, a panel a distribution."""
+    found = results.calibration
+    figure, axes = _figure(1, len(found["distributions"]), (1.5 + 2.4 * len(found["distributions"]), 3.4))
+    names = list(found["worst"])
+    for ax, (name, known) in zip(axes[0], found["distributions"].items(), strict=True):
+        for row, estimator in enumerate(names):
+            errors = known["estimators"][estimator]
+            colour = COLOURS[1] if estimator == found["chosen"] else COLOURS[0]
+            ax.errorbar(errors["bias"], row, xerr=errors["spread"], fmt="o", color=colour, capsize=2, markersize=5)
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set_yticks(range(len(names)), [] if ax is not axes[0, 0] else [ESTIMATORS[each] for each in names])
+        ax.set_ylim(len(names) - 0.5, -0.5)
+        ax.set_xlabel("estimate - truth (bits)")
+        ax.set_title(f"{DISTRIBUTIONS[name]},\ntruth {known['truth']:.2f} bits")
+        ax.sharex(axes[0, 0])
+    _legend(figure, {"used by the claims": (COLOURS[1], "o"), "other": (COLOURS[0], "o")})
+    figure.suptitle(
+        f"Mutual information of known codes: {found['frames']['test']:,} frames, {found['codebook_size']} codes, "
+        f"{found['draws']} draws; whiskers are 1 standard deviation"
+    )
+    return figure
+
+
+def reconstruction_dependence(results: Results) -> Figure:
+    """The front: what a codec's reconstruction costs against what dependence it leaves, a line a kind of loss."""
+    figure, axes = _figure(3, 2, (9, 10))
+    measures: dict[str, Callable[[str, int], Estimate | None]] = {
+        "SI-SDR (dB), higher is better": partial(results.reconstruction, measure="si_sdr"),
+        "log-mel distance, lower is better": partial(results.reconstruction, measure="log_mel"),
+        "FAD-MTT, lower is better": lambda codec, seed: results.fad(f"reconstruction/{codec}-seed{seed}"),
+    }
+    for row, (label, measure) in zip(axes, measures.items(), strict=True):
+        for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
+            for index, names in enumerate(results.sweeps.values()):
+                for seed in results.seeds(*names):
+                    x = [results.total(codec, seed, alignment, "mutual_information").value for codec in names]
+                    y = [measure(codec, seed).value for codec in names]
+                    ax.plot(x, y, color=COLOURS[index], marker=MARKERS[index], markersize=4, linewidth=0.9)
+                    for codec, at in zip(names, zip(x, y, strict=True), strict=True):
+                        weight = f"{results.codecs[codec].loss.weight:g}"
+                        ax.annotate(weight, at, xytext=(3, 3), textcoords="offset points", fontsize=6.5)
+            ax.set_xlabel(f"mutual information at {where}, sum of pairs (bits)")
+            ax.set_ylabel(label)
+    _legend(figure, {line: (COLOURS[i], MARKERS[i]) for i, line in enumerate(results.sweeps)}, columns=2)
+    figure.suptitle("Reconstruction against dependence on held-out clips; numbers are the loss' weight, a line a seed")
+    return figure
+
+
+def criterion(results: Results) -> Figure:
+    """MMD against mutual information: the study's codecs, and the same codecs over their training."""
+    figure, axes = _figure(2, 2, (9, 7))
+    paper = [run for run in results.runs if results.codecs[run[0]].quantizer == PAPER]
+    names = list(dict.fromkeys(codec for codec, _ in paper))
+    for (above, below), (alignment, where) in zip(axes.T, ALIGNMENTS.items(), strict=True):
+        last = [
+            (results.codec(*run)["mmd"][alignment], results.total(*run, alignment, "mutual_information").value)
+            for run in paper
+        ]
+        found = [results.snapshots(*run, alignment) for run in paper]
+        for (codec, _), at, over in zip(paper, last, found, strict=True):
+            index = names.index(codec)
+            above.plot(*at, marker=MARKERS[index], color=COLOURS[index])
+            below.plot(
+                over["mmd"],
+                over["mutual_information"],
+                marker=MARKERS[index],
+                color=COLOURS[index],
+                markersize=3,
+                lw=0.7,
+            )
+        steps = pd.concat(found)
+        for ax, (x, y), what in (
+            (above, np.transpose(last), f"{len(last)} codecs"),
+            (below, (steps["mmd"], steps["mutual_information"]), f"{len(steps)} snapshots of {len(paper)} codecs"),
+        ):
+            rho = statistics.rank_correlation(np.asarray(x), np.asarray(y)).rho
+            ax.set_title(f"{where.capitalize()}, {what},\nSpearman's $\\rho$ = {rho:.2f}")
+            ax.set_xlabel("MMD (closed form)")
+            ax.set_ylabel("mutual information,\nsum of pairs (bits)")
+            if np.min(x) > 0 and np.max(x) > DECADE * np.min(x):
+                ax.set_xscale("log")
+    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(names)}, columns=6)
+    figure.suptitle("The criterion against mutual information; lines follow a codec's training from the loss' start")
+    return figure
+
+
+def scores(results: Results) -> Figure:
+    """Scores by codec and pattern, beside the codec's reconstruction, real music, and systems from outside."""
+    measures = {
+        "FAD-MTT, lower is better": results.fad,
+        "KAD-MTT, lower is better": results.kad,
+        "KL-MTT (nats), lower is better": results.kl,
+        "agreement with captions, higher is better": results.text,
+    }
+    figure, axes = _figure(2, 2, (10, 7))
+    patterns = list(dict.fromkeys(model.pattern for model in results.models))
+    outside = results.evaluation.systems
+    codecs = list(results.codecs)
+    for ax, (label, measure) in zip(axes.flat, measures.items(), strict=True):
+        # Of real music, what lies nearest to the reference: other tracks; for captions, its own.
+        real = measure("reference" if measure == results.text else "floor")
+        if real is not None:
+            ax.axhspan(real.low, real.high, color="#bbbbbb", alpha=0.6, linewidth=0)
+            ax.axhline(real.value, color="#555555", linewidth=1)
+        for position, codec in enumerate(codecs):
+            bound = [measure(f"reconstruction/{codec}-seed{s}") for s in results.seeds(codec)]
+            _marks(ax, position - 0.36, [e for e in bound if e is not None], "#555555", "_")
+            for index, pattern in enumerate(patterns):
+                models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+                found = [measure(f"generation/{m.name}") for m in models]
+                place = position - 0.1 + 0.44 * index / max(len(patterns) - 1, 1)
+                _marks(ax, place, [e for e in found if e is not None], COLOURS[index], MARKERS[index])
+        for position, name in enumerate(outside, start=len(codecs)):
+            system = f"outside/{name}"
+            known = measure != results.kl or results.score(system)["kl"]["paired"]
+            found = measure(system) if known else None
+            _marks(ax, position, [found] if found else [], "#000000", "*")
+        _categories(ax, [*codecs, *outside])
+        if measure == results.text:
+            ax.axhline(0.5, color="#555555", linewidth=1, linestyle=":")
+        else:
+            _from_zero(ax)
+        ax.set_ylabel(label)
+    entries = {f"LM, {pattern}": (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
+    if outside:
+        entries["from outside"] = ("#000000", "*")
+    _legend(
+        figure,
+        {**entries, "reconstruction (upper bound)": ("#555555", "_"), "real music (dotted: chance)": ("#555555", "")},
+        columns=5,
+    )
+    count = results.score("reference")
+    figure.suptitle(
+        f"Music scores, {count['clips']} clips a system, {count['tracks']} tracks; "
+        f"{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def likelihood(results: Results) -> Figure:
+    """Held-out bits per frame by codec and pattern, and what each pattern pays over the joint model (flatten)."""
+    patterns, codecs = list(results.study.language_models), list(dict(results.modelled))
+    figure, axes = _figure(1, 2, (9, 3.8))
+    for position, codec in enumerate(codecs):
+        for index, pattern in enumerate(patterns):
+            models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+            place = position + 0.75 / len(patterns) * (index - (len(patterns) - 1) / 2)
+            prices = [price for model in models if (price := results.price(model))]
+            for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
+                _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
+    axes[0, 1].axhline(0, color="black", linewidth=0.8)
+    labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT}\non the same codec and seed")
+    for ax, label in zip(axes[0], labels, strict=True):
+        _categories(ax, codecs)
+        ax.set_ylabel(label)
+    _legend(figure, {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)})
+    figure.suptitle(
+        "Language models' likelihood, and the price of the product of marginals; "
+        f"{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def speed(results: Results) -> Figure:
+    """Seconds of generation and steps a clip by pattern and codec."""
+    patterns, codecs = list(results.study.language_models), list(dict(results.modelled))
+    figure, axes = _figure(1, 2, (8, 3.6))
+    width = 0.8 / max(len(patterns), 1)
+    for ax, key, label in zip(
+        axes[0], ("steps", "real_time_factor"), ("LM steps a clip", "real-time factor, higher is faster"), strict=True
+    ):
+        for position, codec in enumerate(codecs):
+            for index, pattern in enumerate(patterns):
+                timings = [results.timing(m)[key] for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+                if timings:
+                    offset = width * (index - (len(patterns) - 1) / 2)
+                    ax.bar(position + offset, np.mean(timings), 0.9 * width, color=COLOURS[index])
+                    ax.plot([position + offset] * len(timings), timings, ".", color="black", markersize=4)
+        _categories(ax, codecs)
+        ax.set_ylabel(label)
+    _legend(figure, {pattern: (COLOURS[i], "s") for i, pattern in enumerate(patterns)})
+    timing = results.timing(results.models[0])
+    figure.suptitle(f"Generation of {timing['clips']} clips; bars average seeds, dots are seeds")
+    return figure
+
+
+def patterns(results: Results) -> Figure:
+    """Seconds of music a second by codebook pattern, the same weights throughout, one panel a batch size."""
+    timed = results.patterns()
+    sizes = list(dict.fromkeys(timing["batch_size"] for timing in timed))
+    figure, axes = _figure(1, max(len(sizes), 1), (4.5 * max(len(sizes), 1), 3.6))
+    for ax, size in zip(axes[0], sizes, strict=False):
+        rows = [timing for timing in timed if timing["batch_size"] == size]
+        for position, row in enumerate(rows):
+            median = row["real_time_factor"]
+            rates = [median * np.median(row["seconds"]) / seconds for seconds in row["seconds"]]
+            ax.bar(position, median, 0.6, color=COLOURS[position])
+            ax.plot([position] * len(rates), rates, ".", color="black", markersize=4)
+        _categories(ax, [f"{row['pattern']}\n{row['steps']} steps" for row in rows])
+        ax.tick_params(axis="x", labelrotation=60)
+        ax.set_ylabel("seconds of music a second")
+        ax.set_title(f"{size} clip{'s' * (size > 1)} at once")
+    figure.suptitle("Generation by codebook pattern, one model's weights; bars are medians, dots repeats")
+    return figure
+
+
+def training(results: Results) -> Figure:
+    """Validation log-mel distance and both MMDs over the codecs' training, one line a seed."""
+    columns = {
+        "validation_log_mel": "validation log-mel distance",
+        "validation_si_sdr": "validation SI-SDR (dB)",
+        "validation_mmd_equal_time": "validation MMD, equal time",
+        "validation_mmd_delayed": "validation MMD, delay shift",
+    }
+    figure, axes = _figure(2, 2, (8, 5.6))
+    for ax, (column, label) in zip(axes.flat, columns.items(), strict=True):
+        for index, codec in enumerate(results.codecs):
+            for seed in results.seeds(codec):
+                history = results.history(codec, seed).dropna(subset=[column])
+                ax.plot(history["step"], history[column], color=COLOURS[index], linewidth=1.2, alpha=0.8)
+        ax.set_xlabel("training step")
+        ax.set_ylabel(label)
+    _legend(figure, {codec: (COLOURS[i], "") for i, codec in enumerate(results.codecs)})
+    figure.suptitle("Codec training, a line a seed; codecs of a quantizer and seed are one run until the loss starts")
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes `figure` to `path` with each suffix of `FORMATS`, without a date."""
+    FigureCanvasAgg(figure)
+    for suffix in FORMATS:
+        with files.atomic(path.with_suffix(f".{suffix}")) as temporary:
+            metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+            figure.savefig(temporary, dpi=150, metadata=metadata)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _matrix(results: Results, codec: str, seed: int, alignment: str) -> np.ndarray:
+    """Pairwise mutual information `[K, K]`, NaN on the diagonal."""
+    found = results.dependence(codec, seed)["alignments"][alignment]
+    codebooks = len(found["perplexity"])
+    matrix = np.full((codebooks, codebooks), np.nan)
+    values = found["estimators"][results.estimator]["mutual_information"]
+    for (a, b), information in zip(found["pairs"], values, strict=True):
+        matrix[a, b] = matrix[b, a] = information["value"]
+    return matrix
+
+
+def _marks(ax: Axes, position: float, estimates: list[Estimate], colour: str, marker: str = "o") -> None:
+    """One mark and whisker a seed, side by side about `position`."""
+    if not estimates:
+        return
+    offsets = 0.08 * (np.arange(len(estimates)) - (len(estimates) - 1) / 2)
+    values = [estimate.value for estimate in estimates]
+    ax.errorbar(
+        position + offsets, values, yerr=_whiskers(estimates), fmt=marker, color=colour, capsize=2, markersize=5
+    )
+
+
+def _whiskers(estimates: list[Estimate]) -> np.ndarray:
+    return np.transpose([(e.value - e.low, e.high - e.value) for e in estimates]).clip(0)
+
+
+def _categories(ax: Axes, names: list[str]) -> None:
+    many = {"rotation": 30, "ha": "right"} if len(names) > MANY else {}
+    ax.set_xticks(range(len(names)), names, **many)
+    ax.set_xlim(-0.6, len(names) - 0.4)
+    ax.grid(visible=False, axis="x")
+
+
+def _from_zero(ax: Axes) -> None:
+    """Shows 0, and what lies below it: an estimate of nothing can come out negative."""
+    ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+
+
+def _legend(figure: Figure, entries: dict[str, tuple[str, str]], columns: int = 6) -> None:
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="" if marker else "-", label=label)
+        for label, (colour, marker) in entries.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
+
+
+DRAWN: tuple[Callable[[Results], Figure], ...] = (
+    dependence,
+    dependence_matrices,
+    dependence_by_lag,
+    total_correlation,
+    calibration,
+    reconstruction_dependence,
+    criterion,
+    scores,
+    likelihood,
+    speed,
+    patterns,
+    training,
+)
+# A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
+OF_MODELS = (total_correlation, likelihood, speed, patterns)
+FIGURES = tuple(draw.__name__ for draw in DRAWN)
+FILES = tuple(f"{name}.{suffix}" for name in FIGURES for suffix in FORMATS)
+
+
+def main() -> None:
+    """Draws every figure."""
+    parser = job.parser("Draw the study's figures.")
+    parser.add_argument("--results", type=Path, required=True, help="folder of the study's results")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
+    args = parser.parse_args()
+    job.prepare(args)
+    results = Results(args.results, args.params)
+    with mpl.rc_context(STYLE):
+        for name, draw in zip(FIGURES, DRAWN, strict=True):
+            if results.models or draw not in OF_MODELS:
+                save(draw(results), args.out / name)
+
+
+if __name__ == "__main__":
+    job.run(main)

@@ -1,0 +1,224 @@
+"""Closed forms, an independent library, a slow reference, coverage, and every error once."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
+
+from pipeline import params
+from pipeline.dependence import pairwise as dependence
+from pipeline.dependence.calibration import noisy_copy_information
+from pipeline.dependence.information import ESTIMATORS, shuffled
+
+SETTINGS = params.Dependence(
+    snapshot_clips=1,
+    shuffles=3,
+    bootstrap=100,
+    seed=0,
+    learned=params.Learned(hidden=8, steps=2, batch_size=8, learning_rate=1e-3),
+    calibration=params.Calibration(draws=2, copied=0.3, repeated=0.2, correlation=0.8),
+)
+BASELINE = "shuffled_baseline"
+
+
+def _noisy_copy(frames: int, size: int, kept: float, seed: int = 0) -> np.ndarray:
+    """Codes `[2, M]`: codebook 2 repeats codebook 1 with probability `kept`, else draws anew."""
+    generator = np.random.default_rng(seed)
+    first = generator.integers(size, size=frames)
+    return np.stack([first, np.where(generator.random(frames) < kept, first, generator.integers(size, size=frames))])
+
+
+def _pairwise(codes: np.ndarray, size: int) -> dict[str, dependence.Pairwise]:
+    return dependence.pairwise(codes, [shuffled(codes, np.random.default_rng(1))], size)
+
+
+def _total(codes: np.ndarray, tracks: np.ndarray, size: int, estimator: str) -> dict[str, float]:
+    found = dependence.measure(codes, tracks, size, SETTINGS, 0.9)
+    return found["estimators"][estimator]["total"]["mutual_information"]
+
+
+def test_independent_codes_share_nothing_after_the_baseline_is_subtracted() -> None:
+    codes = np.random.default_rng(0).integers(128, size=(4, 80_000)).astype(np.uint16)
+    found = _pairwise(codes, 128)
+    expected_bias = 127**2 / (2 * 80_000 * np.log(2))
+    np.testing.assert_allclose(found["plug_in"].mutual_information, expected_bias, rtol=0.1)
+    np.testing.assert_allclose(found[BASELINE].mutual_information, 0, atol=0.02)
+
+
+def test_the_baseline_is_what_all_orders_give_on_average() -> None:
+    """Vinh, Epps and Bailey's expected mutual information, in closed form over all permutations, in nats."""
+    codes = _noisy_copy(2_000, 12, 0.4)
+    orders = [shuffled(codes, np.random.default_rng(i)) for i in range(200)]
+    found = dependence.pairwise(codes, orders, 12)
+    expected = expected_mutual_information(contingency_matrix(*codes, sparse=True).astype(np.int64), 2_000)
+    baseline = found["plug_in"].mutual_information - found[BASELINE].mutual_information
+    assert baseline[0] == pytest.approx(expected / np.log(2), rel=0.02)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_identical_codes_share_their_entropy(estimator: str) -> None:
+    codes = np.tile(np.arange(64), 1000)
+    found = _pairwise(np.stack([codes, codes]), 64)[estimator]
+    np.testing.assert_allclose(found.entropy, 6, atol=0.01)
+    assert found.mutual_information[0] == pytest.approx(6, abs=0.06)
+    assert found.normalised_by_minimum[0] == pytest.approx(1, abs=0.02)
+    assert found.normalised_by_sum[0] == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("kept", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("estimator", ["chao_wang_jost", BASELINE])
+def test_noisy_copy_has_its_known_mutual_information(kept: float, estimator: str) -> None:
+    found = _pairwise(_noisy_copy(100_000, 32, kept), 32)[estimator]
+    truth = noisy_copy_information(np.full(32, 1 / 32), kept)
+    assert found.mutual_information[0] == pytest.approx(truth, abs=0.02)
+
+
+def test_constant_codebook_shares_nothing() -> None:
+    found = _pairwise(np.stack([np.zeros(1000, int), np.arange(1000) % 8]), 8)["plug_in"]
+    assert found.entropy[0] == pytest.approx(0, abs=1e-9)
+    assert found.normalised_by_minimum[0] == 0
+    assert found.mutual_information[0] == pytest.approx(0, abs=1e-9)
+
+
+@given(codebooks=st.integers(2, 5), extra=st.integers(0, 6))
+def test_delay_shift_agrees_with_a_slow_loop(codebooks: int, extra: int) -> None:
+    length = codebooks + extra
+    codes = np.random.default_rng(extra).integers(9, size=(3, codebooks, length))
+    expected = [
+        [[clip[k, s - k] for s in range(length) if s - codebooks + 1 >= 0] for k in range(codebooks)] for clip in codes
+    ]
+    np.testing.assert_array_equal(dependence.delay_shift(codes), expected)
+
+
+def test_a_delayed_copy_shows_under_the_delay_shift_only() -> None:
+    first = np.random.default_rng(0).integers(16, size=(40, 250))
+    codes = np.stack([first, np.roll(first, -1, axis=1)], axis=1)  # codebook 2 of frame s-1 is codebook 1 of frame s
+    tracks = np.arange(40) // 4
+    assert _total(codes, tracks, 16, BASELINE)["value"] == pytest.approx(0, abs=0.02)
+    assert _total(dependence.delay_shift(codes), tracks, 16, BASELINE)["value"] == pytest.approx(4, abs=0.05)
+
+
+def test_dependence_shows_at_its_lag_alone() -> None:
+    """Codebook 2 follows codebook 1 by 3 frames; both repeat themselves at no lag."""
+    first = np.random.default_rng(0).integers(8, size=(40, 120))
+    codes = np.stack([first, np.roll(first, 3, axis=1)], axis=1)
+    found = dependence.by_lag(codes, np.arange(40) // 4, 8, SETTINGS, 0.9)
+    assert found["frames"] == 40 * (120 - 16)
+    values = {lag: e["value"] for lag, e in zip(found["lags"], found["estimators"]["chao_wang_jost"], strict=True)}
+    assert values.pop(3) == pytest.approx(3, abs=0.02)
+    np.testing.assert_allclose(list(values.values()), 0, atol=0.05)
+
+
+def test_the_delay_shift_is_a_lag_of_each_pair() -> None:
+    codes = np.random.default_rng(0).integers(9, size=(3, 4, 40))
+    shifted, reach = dependence.delay_shift(codes), max(dependence.LAGS)
+    for a, b in [(0, 1), (0, 3), (1, 3)]:
+        pair = dependence.lagged(codes, a, b, a - b)
+        # Row s of the shift holds codebook a of frame s + K - 1 - a.
+        start = reach - (3 - a)
+        np.testing.assert_array_equal(pair, shifted[:, [a, b], start : start + 40 - 2 * reach])
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_claim() -> None:
+    """Tracks differ in how often codebook 2 copies codebook 1; the truth is measured on a very large sample."""
+
+    def sample(generator: np.random.Generator, tracks: int, length: int = 100) -> np.ndarray:
+        kept = np.repeat(generator.beta(2, 2, tracks), length)
+        first, fresh = generator.integers(8, size=(2, tracks * length))
+        return np.stack([first, np.where(generator.random(tracks * length) < kept, first, fresh)])
+
+    truth = _pairwise(sample(np.random.default_rng(0), 20_000), 8)["plug_in"].mutual_information[0]
+    hits = dict.fromkeys(("chao_wang_jost", BASELINE), 0)
+    for seed in range(1, 61):
+        codes = sample(np.random.default_rng(seed), 30).reshape(2, 30, 100).transpose(1, 0, 2)
+        found = dependence.sample(codes, np.arange(30), 8, 1, seed)
+        for estimator in hits:
+            total = found.intervals(estimator, "totals", {"resamples": 100, "seed": 0, "confidence": 0.9})[0]
+            hits[estimator] += total.low <= truth <= total.high
+    assert all(48 <= number <= 60 for number in hits.values())  # of 60, where 54 are due: 2.6 standard deviations
+
+
+def test_a_track_left_out_is_a_sample_without_it() -> None:
+    codes, track = np.random.default_rng(0).integers(8, size=(6, 3, 20)), np.array([0, 1, 2, 0, 1, 2])
+    found = dependence.sample(codes, track, 8, 1, 0)
+    for each in range(3):
+        rest = codes[track != each].transpose(1, 0, 2).reshape(3, -1)
+        alone = dependence.pairwise(rest, [rest], 8)["chao_wang_jost"]
+        np.testing.assert_allclose(found.left_out["chao_wang_jost"][each].mutual_information, alone.mutual_information)
+
+
+@pytest.mark.parametrize("estimator", ["chao_wang_jost", BASELINE])
+def test_controls_tell_dependent_from_independent(estimator: str) -> None:
+    codes = np.random.default_rng(0).integers(64, size=(3, 20_000)).astype(np.uint16)
+    found = dependence.controls(codes, 64, SETTINGS)
+    assert found["positive"]["measured"][estimator] == pytest.approx(found["positive"]["truth"], abs=0.2)
+    assert found["negative"]["measured"][estimator] == pytest.approx(0, abs=0.05)
+    assert found["rolled"]["measured"][estimator] == pytest.approx(0, abs=0.05)
+
+
+def test_rolling_shows_the_bias_of_frames_that_repeat() -> None:
+    codes = np.repeat(np.random.default_rng(0).integers(64, size=(2, 2_000)), 10, axis=1)
+    assert dependence.controls(codes, 64, SETTINGS)["rolled"]["measured"][BASELINE] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("codes", "complaint"),
+    [
+        (np.zeros(4, int), r"\[K, M\]"),
+        (np.zeros((1, 100), int), "at least 2 codebooks"),
+        (np.zeros((2, 100)), "integers"),
+        (np.full((2, 100), np.nan), "NaN"),
+        (np.zeros((2, 7), int), "7 frames are too few"),
+        (np.full((2, 100), 8), r"8\.\.8, outside 0\.\.7"),
+    ],
+)
+def test_bad_codes_are_named(codes: np.ndarray, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        dependence.pairwise(codes, [codes], 8)
+
+
+def test_clips_must_match_tracks_and_hold_the_delay(tmp_path: Path) -> None:
+    codes = np.zeros((3, 2, 50), int)
+    with pytest.raises(ValueError, match="3 clips do not go with 2 clips' tracks"):
+        dependence.measure(codes, np.arange(2), 8, SETTINGS, 0.9)
+    with pytest.raises(ValueError, match="at least 2 of them, got 1"):
+        dependence.measure(codes, np.zeros(3, int), 8, SETTINGS, 0.9)
+    with pytest.raises(ValueError, match="1 frames have no step with all 2"):
+        dependence.delay_shift(codes[..., :1])
+    with pytest.raises(ValueError, match="16 frames hold no lag of 8 frames"):
+        dependence.lagged(codes[..., :16], 0, 1, 0)
+    pd.DataFrame({"track_id": ["a", "b"], "split": "test"}).to_parquet(tmp_path / "m.parquet")
+    with pytest.raises(ValueError, match="3 clips, but the manifest's test split lists 2"):
+        dependence.test_tracks(tmp_path / "m.parquet", 3)
+
+
+def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    tokens = tmp_path / "mmd-seed0"
+    tokens.mkdir()
+    np.save(tokens / "test.npy", generator.integers(16, size=(6, 4, 100)).astype(np.uint16))
+    split = ["train"] * 3 + ["test"] * 6
+    pd.DataFrame({"track_id": [f"t{i // 2}" for i in range(9)], "split": split}).to_parquet(tmp_path / "m.parquet")
+    whole = params.load(Path("params.yaml")).model_dump(mode="json")
+    whole["codec"]["codebook_size"] = 16
+    whole["dependence"]["bootstrap"] = 5
+    monkeypatch.chdir(tmp_path)
+    argv = ["--params", json.dumps(whole), "--tokens", "mmd-seed0", "--manifest", "m.parquet", "--out", "out.json"]
+    monkeypatch.setattr(sys, "argv", ["dependence", *argv])
+    dependence.main()
+    found = json.loads(Path("out.json").read_text())
+    assert found["alignments"]["delayed"]["frames"] == 6 * 97
+    assert found["alignments"]["equal_time"]["tracks"] == 4
+    assert set(found["alignments"]["delayed"]["estimators"]) == set(ESTIMATORS)
+    for values in found["alignments"]["delayed"]["estimators"].values():
+        assert len(values["total"]["entropy"]["resamples"]) == 5
+    assert found["by_lag"]["frames"] == 6 * (100 - 16)
+    again = Path("out.json").read_bytes()
+    dependence.main()
+    assert Path("out.json").read_bytes() == again

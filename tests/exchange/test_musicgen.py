@@ -1,0 +1,197 @@
+"""Exchange with MusicGen of transformers: the same weights give the same logits, tokens and waveforms, both ways."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.codec import model as codecs
+from pipeline.exchange import musicgen
+from pipeline.files import read_json, write_json
+from pipeline.generation.sampling import generate
+from pipeline.lm import conditioning
+from pipeline.lm import model as language_model
+from pipeline.lm.model import LanguageModel, Shape
+
+K, C, T, D = 4, 16, 9, 8
+GREEDY = {"top_k": 1, "temperature": 1.0}
+
+
+def model_of(pattern: str = "delay", text_dimension: int = D) -> LanguageModel:
+    torch.manual_seed(0)
+    model = LanguageModel(
+        Shape(pattern, K, C, T, text_dimension, width=16, heads=2, layers=2, feedforward=32, dropout=0.1)
+    )
+    # Larger heads and livelier norms than at the start of training, so that differences show.
+    model.heads.data.normal_()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model.eval()
+
+
+def batch(clips: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(clips, 5, dtype=torch.bool)
+    mask[-1, 3:] = False
+    return torch.randint(C, (clips, K, T), generator=generator), torch.randn(clips, 5, D, generator=generator), mask
+
+
+def their_logits(theirs: Any, model: LanguageModel, codes: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+    """Logits of every token `[B, K, T, C]` from MusicgenForCausalLM, fed by its own delay pattern."""
+    laid = torch.full((len(codes), K, T + K), C)
+    for k in range(K):
+        laid[:, k, 1 + k : 1 + k + T] = codes[:, k]
+    states, visible = model.condition(text, mask)
+    with torch.no_grad():
+        logits = theirs(
+            input_ids=laid.flatten(0, 1)[:, :-1],
+            encoder_hidden_states=states,
+            encoder_attention_mask=visible.long(),
+        ).logits.unflatten(0, (len(codes), K))
+    return torch.stack([logits[:, k, k : k + T] for k in range(K)], dim=1)
+
+
+def test_logits_are_those_of_musicgen() -> None:
+    model, (codes, text, mask) = model_of(), batch()
+    expected = their_logits(musicgen.to_transformers(model), model, codes, text, mask)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(model(codes, text, mask), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_greedy_tokens_are_those_that_musicgen_generates(scale: float) -> None:
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    model, (_, text, mask) = model_of(), batch(3)
+    ours = generate(model, text, mask, frames=T, uniforms=torch.zeros(3, K, T), guidance_scale=scale, **GREEDY)
+    states, visible = model.condition(text, mask)
+    if scale != 1:
+        states = torch.cat([states, torch.zeros_like(states)])
+        visible = torch.cat([visible, torch.zeros_like(visible)])
+    theirs = musicgen.to_transformers(model).generate(
+        torch.full((3 * K, 1), C),
+        attention_mask=torch.ones(3, 1, dtype=torch.long),  # the default leaves out the special token, the first step
+        encoder_hidden_states=states,
+        encoder_attention_mask=visible.long(),
+        guidance_scale=scale,
+        do_sample=False,
+        num_return_sequences=1,
+        max_length=T + K,
+        # The default is a model's without cross-attention, whose keys then end up among the others.
+        past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+    )
+    assert torch.equal(ours, theirs.view(3, K, T))
+    assert len(ours.unique()) > 3
+
+
+def test_export_and_import_round_trip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import MusicgenForCausalLM
+
+    model = model_of()
+    language_model.save(model, tmp_path / "lm")
+    call(monkeypatch, "export", tmp_path / "lm", tmp_path / "exported")
+    theirs = MusicgenForCausalLM.from_pretrained(tmp_path / "exported").eval()
+    codes, text, mask = batch()
+    torch.testing.assert_close(
+        model(codes, text, mask), their_logits(theirs, model, codes, text, mask), atol=1e-4, rtol=0
+    )
+    assert theirs.generation_config.max_length == T + K
+    assert "lm" in read_json(tmp_path / "exported" / "provenance.json")["params"]
+    call(monkeypatch, "import", tmp_path / "exported", tmp_path / "imported")
+    again = language_model.load(tmp_path / "imported" / "lm")
+    assert again.shape == model.shape
+    assert torch.equal(again(codes, text, mask), model(codes, text, mask))
+
+
+def whole_musicgen(folder: Path) -> Any:
+    """A MusicGen with random weights, saved as its checkpoints are, and its tokenizer of words."""
+    from text_encoders import small_t5
+    from transformers import (
+        EncodecConfig,
+        MusicgenConfig,
+        MusicgenDecoderConfig,
+        MusicgenForConditionalGeneration,
+        T5Config,
+    )
+
+    small_t5(folder)
+    for name in ("config.json", "model.safetensors"):
+        (folder / name).unlink()
+    torch.manual_seed(0)
+    text = T5Config(vocab_size=128, d_model=12, d_kv=6, d_ff=16, num_layers=1, num_heads=2)
+    decoder = MusicgenDecoderConfig(
+        vocab_size=C, num_codebooks=K, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
+        max_position_embeddings=64, pad_token_id=C, bos_token_id=C,
+    )  # fmt: skip
+    # 8 Hz: MusicGen's 30 seconds are 240 frames.
+    audio = EncodecConfig(
+        sampling_rate=128, num_filters=2, hidden_size=8, codebook_size=C, codebook_dim=8, upsampling_ratios=[4, 4],
+        num_lstm_layers=1, use_causal_conv=False, target_bandwidths=[K * 8 * 4 / 1000], norm_type="weight_norm",
+        audio_channels=1, normalize=False, use_conv_shortcut=False, pad_mode="reflect",
+    )  # fmt: skip
+    model = MusicgenForConditionalGeneration(MusicgenConfig(text_encoder=text, audio_encoder=audio, decoder=decoder))
+    for name, parameter in model.named_parameters():
+        if "lm_heads" in name or "codebook" in name or "enc_to_dec" in name:
+            parameter.data.normal_()
+    for layer in model.audio_encoder.quantizer.layers:
+        layer.codebook.embed.normal_()
+    model.generation_config.update(pad_token_id=C, bos_token_id=C, decoder_start_token_id=C, max_length=T + K)
+    model.eval().save_pretrained(folder)
+    return model
+
+
+def test_a_whole_checkpoint_sounds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From text to waveform: encoder, language model under guidance, codec."""
+    theirs = whole_musicgen(tmp_path / "musicgen")
+    call(monkeypatch, "import", tmp_path / "musicgen", tmp_path / "imported")
+    model, codec = language_model.load(tmp_path / "imported" / "lm"), codecs.load(tmp_path / "imported" / "codec")
+    assert model.shape.frames == 240
+    states = conditioning.embed(["slow piano", "loud drums slow"], tmp_path / "imported" / "text_encoder", 16)
+    codes = generate(
+        model, *states.batch([0, 1]), frames=T, uniforms=torch.zeros(2, K, T), guidance_scale=3.0, **GREEDY
+    )
+    tokens = torch.tensor([[3, 4, 1, 0], [5, 6, 3, 1]])
+    expected = theirs.generate(
+        input_ids=tokens, attention_mask=(tokens != 0).long(), do_sample=False, guidance_scale=3.0, max_length=T + K
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(codec.decode(codes), expected[:, 0], atol=1e-4, rtol=1e-3)
+    assert expected.std() > 0
+
+
+def test_what_musicgen_cannot_be_is_named() -> None:
+    with pytest.raises(ValueError, match="knows the delay pattern alone, and this model's is flatten"):
+        musicgen.to_transformers(model_of("flatten"))
+
+
+def test_a_folder_that_is_no_musicgen_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"config\.json is missing"):
+        musicgen.load_musicgen(tmp_path)
+    write_json(tmp_path / "config.json", {"model_type": "bert"})
+    with pytest.raises(ValueError, match=r"model\.safetensors is missing: give a checkpoint in safetensors"):
+        musicgen.load_musicgen(tmp_path)
+    musicgen.save_musicgen(model_of(), tmp_path)
+    config = read_json(tmp_path / "config.json")
+    for changes, complaint in (
+        ({"model_type": "bert"}, "a model of type 'bert'"),
+        ({"audio_channels": 2}, "audio_channels is 2 and must be 1"),
+        ({"num_hidden_layers": 3}, r"lacks model\.decoder\.layers\.2\.self_attn_layer_norm\.weight"),
+        ({"ffn_dim": 64}, r"fc1\.weight is \[32, 16\], which config\.json does not describe"),
+    ):
+        write_json(tmp_path / "config.json", config | changes)
+        with pytest.raises(ValueError, match=complaint):
+            musicgen.load_musicgen(tmp_path)
+
+
+def test_a_folder_is_not_written_over_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="the model's own folder"):
+        call(monkeypatch, "export", tmp_path, tmp_path)
+
+
+def call(monkeypatch: pytest.MonkeyPatch, what: str, model: Path, out: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["musicgen", what, "--model", str(model), "--out", str(out)])
+    musicgen.main()

@@ -1,0 +1,144 @@
+"""musicnn against TensorFlow's own answers, and against its layers in the order in which its authors wrote them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline import fetch
+from pipeline.pretrained import musicnn, tensorflow_bundle
+
+DOWNLOADS = ".cache/downloads"
+REFERENCE = Path(__file__).parents[1] / "fixtures" / "musicnn_reference.npz"
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    return fetch.musicnn_folder(DOWNLOADS)
+
+
+@pytest.fixture(scope="module")
+def mtt(folder: Path) -> musicnn.Musicnn:
+    return musicnn.load("mtt", folder)
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, Tensor]:
+    with np.load(REFERENCE) as arrays:
+        return {name: torch.from_numpy(arrays[name]) for name in arrays}
+
+
+def test_the_front_end_is_librosas(reference: dict[str, Tensor]) -> None:
+    patches = musicnn.log_mel_patches(reference["waveform"][None])
+    torch.testing.assert_close(patches[0], reference["log_mel"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("which", ["mtt", "msd"])
+def test_answers_are_tensorflows(which: str, folder: Path, reference: dict[str, Tensor]) -> None:
+    answer = musicnn.load(which, folder).embed(reference["waveform"][None])
+    for name, atol in (("logits", 1e-4), ("penultimate", 1e-4), ("max_pool", 1e-3)):
+        expected = reference[f"{which.upper()}_musicnn/{name}"]
+        torch.testing.assert_close(getattr(answer, name)[0], expected, atol=atol, rtol=0)
+
+
+def test_rearranged_layers_are_the_authors(folder: Path, mtt: musicnn.Musicnn) -> None:
+    """Convolution, ReLU, batch norm, maximum over frequency, one after the other, on noise."""
+    arrays = tensorflow_bundle.read(f"{folder / 'MTT_musicnn'}/")
+    variables = {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}
+
+    def norm(x: Tensor, index: int) -> Tensor:
+        name = f"batch_normalization_{index}"
+        beta, gamma, mean, variance = (
+            variables[f"{name}/{part}"] for part in ("beta", "gamma", "moving_mean", "moving_variance")
+        )
+        return F.batch_norm(x, mean, variance, gamma, beta, eps=1e-3)
+
+    x = torch.randn(2, 187, 96, generator=torch.Generator().manual_seed(0))
+    for index, layer in enumerate([*mtt.timbral, *mtt.temporal]):
+        name = f"conv2d_{index}" if index else "conv2d"
+        kernel = variables[f"{name}/kernel"].permute(3, 2, 0, 1)
+        padding = (kernel.shape[2] - 1) // 2
+        padded = F.pad(x[:, None], (0, 0, padding, kernel.shape[2] - 1 - padding))
+        expected = norm(F.conv2d(padded, kernel, variables[f"{name}/bias"]).relu(), index + 1).amax(3)
+        torch.testing.assert_close(layer(x).transpose(1, 2), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_patches_do_not_depend_on_their_company(mtt: musicnn.Musicnn) -> None:
+    waveforms = torch.randn(3, 100_000, generator=torch.Generator().manual_seed(0)) / 10
+    together, alone = mtt.embed(waveforms), mtt.embed(waveforms[1:2])
+    assert together.logits.shape == (3, 2, 50)
+    assert together.penultimate.shape == (3, 2, 200)
+    torch.testing.assert_close(together.logits[1:2], alone.logits)
+
+
+def test_tags_are_fifty_and_distinct() -> None:
+    assert all(len(set(tags)) == 50 for tags in musicnn.TAGS.values())
+
+
+def test_silence_has_an_answer(mtt: musicnn.Musicnn) -> None:
+    assert mtt.embed(torch.zeros(1, 48_000)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("waveforms", "complaint"),
+    [
+        (torch.zeros(48_000), r"\[B, T\]"),
+        (torch.zeros(1, 40_000), "40000 samples, one patch"),
+        (torch.full((1, 48_000), torch.nan), "NaN"),
+    ],
+)
+def test_bad_waveforms_are_named(mtt: musicnn.Musicnn, waveforms: Tensor, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        mtt.embed(waveforms)
+
+
+def test_bad_patches_are_named(mtt: musicnn.Musicnn) -> None:
+    with pytest.raises(ValueError, match="187, 96"):
+        mtt(torch.zeros(1, 96, 187))
+
+
+def test_the_middle_is_one_patch_at_any_rate() -> None:
+    time = np.arange(10 * 32_000) / 32_000
+    tone = np.round(8000 * np.sin(2 * np.pi * 440 * time)).astype(np.int16)
+    for rate in (16_000, 32_000):
+        middle = musicnn.middle(tone, rate)
+        assert musicnn.log_mel_patches(middle[None]).shape == (1, 1, 187, 96)
+    with pytest.raises(ValueError, match=r"1\.00 s"):
+        musicnn.middle(tone[:32_000], 32_000)
+
+
+def test_every_clip_of_a_corpus_is_tagged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    clips = np.random.default_rng(0).integers(-3000, 3000, (3, 50_000)).astype(np.int16)
+    np.save(tmp_path / "audio.npy", clips)
+    corpus = {
+        "source": "scores",
+        "sample_rate": 16_000,
+        "clip_seconds": 3.125,
+        "clips_per_track": 1,
+        "silence_db": -50,
+        "split": {"salt": "", "validation": 0.1, "test": 0.1},
+        "max_cosine": 0.9,
+        "soundtracks": {"packages": ["x"]},
+        "scores": {"collections": ["bach"], "works": 1, "renditions": 1, "seconds": 4},
+        "local": {"audio": "", "metadata": ""},
+    }
+    given = ["--params", json.dumps({"corpus": corpus}), "--corpus", ".", "--downloads", DOWNLOADS, "--out", "tags.npz"]
+    monkeypatch.setattr(musicnn, "AT_ONCE", 1)
+    found = []
+    for threads in ("1", "2"):  # whose number decides how long it takes, and no bit
+        monkeypatch.setattr("sys.argv", ["musicnn", *given, "--threads", threads])
+        musicnn.main()
+        with np.load("tags.npz") as tags:
+            found.append(dict(tags))
+    tags = found[0]
+    assert tags["msd"].shape == (3, 50)
+    assert tags["mtt_penultimate"].shape == (3, 200)
+    assert tuple(tags["msd_tags"]) == musicnn.TAGS["msd"]
+    assert ((tags["msd"] > 0) & (tags["msd"] < 1)).all()
+    for name, values in tags.items():
+        np.testing.assert_array_equal(values, found[1][name])
