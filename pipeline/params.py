@@ -1,20 +1,70 @@
 """Every parameter of the study, typed and strict: `params.yaml` states each one, a key it does not know is an error.
 
-No field has a default here, so that the file says everything and DVC has something to compare.
-`python -m pipeline.params` writes the JSON Schema with which the Snakefile checks its configuration.
+No field has a default here, so that the file says everything and DVC has something to compare. Choices are made by
+name; `TABLES` says where the code behind each name stands.
 """
 
-import argparse
-import json
+import ast
+import functools
+import importlib
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.files import atomic
+PACKAGE = Path(__file__).parent
+# Each kind of choice is a table, name -> code, which any module of its package may define: a new module with such a
+# table adds its names to the choice, and nothing else has to know of it.
+TABLES = {"SOURCES": "corpus", "QUANTIZERS": "codec", "ARCHITECTURES": "codec", "PATTERNS": "lm"}
+TABLES |= {"DECODINGS": "generation", "EMBEDDERS": "evaluation", "CLAIMS": "report"}
 
-SCHEMA = Path(__file__).parent.parent / "rules" / "params.schema.json"
+
+@functools.cache
+def choices(table: str) -> dict[str, str]:
+    """Names in a table of choices -> the module that has each; read from the sources, so that none is imported.
+
+    Raises:
+        ValueError: a key of the table is no plain string, so that it cannot be read, or two modules have it.
+    """
+    modules: dict[str, str] = {}
+    for path in sorted((PACKAGE / TABLES[table]).glob("*.py")):
+        for key in _keys(path.read_text(), table):
+            if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
+                raise ValueError(f"{path}: a name in {table} is no plain string")
+            if key.value in modules:
+                raise ValueError(f"{path}: {table} has '{key.value}' already, from {modules[key.value]}")
+            modules[key.value] = f"pipeline.{TABLES[table]}.{path.stem}"
+    return modules
+
+
+def choice(table: str, name: str) -> Any:
+    """What stands under `name` in a table of choices; ValueError where nothing does."""
+    return getattr(importlib.import_module(choices(table)[_one_of(table)(name)]), table)[name]
+
+
+def _keys(source: str, table: str) -> Iterator[ast.expr | None]:
+    """Keys of the assignments `TABLE = {...}` and `TABLE["name"] = ...` at a module's top level."""
+    for node in ast.parse(source).body if table in source else []:
+        if not isinstance(node, ast.Assign | ast.AnnAssign):
+            continue
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            if isinstance(target, ast.Name) and target.id == table and isinstance(node.value, ast.Dict):
+                yield from node.value.keys
+            elif isinstance(target, ast.Subscript) and isinstance(target.value, ast.Name) and target.value.id == table:
+                yield target.slice
+
+
+def _one_of(table: str) -> Callable[[str], str]:
+    def check(name: str) -> str:
+        if name not in choices(table):
+            raise ValueError(f"'{name}' is not one of {', '.join(choices(table))}")
+        return name
+
+    return check
+
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_]*(-[A-Za-z0-9_]+)*$")]
 Count = Annotated[int, Field(gt=0)]
@@ -22,9 +72,23 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Seeds = Annotated[list[Natural], Field(min_length=1)]
+
+
+def _without_repeats(values: list[int]) -> list[int]:
+    if repeated := sorted({value for value in values if values.count(value) > 1}):
+        raise ValueError(f"{repeated} stand there more than once, and a seed counts once")
+    return values
+
+
+Seeds = Annotated[list[Natural], Field(min_length=1), AfterValidator(_without_repeats)]
 Windows = Annotated[list[Annotated[int, Field(ge=4)]], Field(min_length=1)]  # samples, hop a quarter of each
-Pattern = Literal["parallel", "delay", "partial-delay", "flatten", "partial-flatten", "coarse-first", "valle"]
+Source = Annotated[str, AfterValidator(_one_of("SOURCES"))]
+Architecture = Annotated[str, AfterValidator(_one_of("ARCHITECTURES"))]
+Quantizer = Annotated[str, AfterValidator(_one_of("QUANTIZERS"))]
+Pattern = Annotated[str, AfterValidator(_one_of("PATTERNS"))]
+Decoding = Annotated[str, AfterValidator(_one_of("DECODINGS"))]
+Embedder = Annotated[str, AfterValidator(_one_of("EMBEDDERS"))]
+Claim = Annotated[str, AfterValidator(_one_of("CLAIMS"))]
 
 
 class _Section(BaseModel):
@@ -43,7 +107,7 @@ class Independence(_Section):
 class StudyCodec(_Section):
     """A codec of the study: what sets it apart, and the seeds with which it is trained."""
 
-    quantizer: Literal["residual", "grouped"]
+    quantizer: Quantizer
     loss: Independence
     seeds: Seeds
 
@@ -108,7 +172,7 @@ class Split(_Section):
 class Corpus(_Section):
     """Clips of music, their splits and their credits."""
 
-    source: Literal["soundtracks", "scores", "folder", "musiccaps", "jamendo", "fma"]
+    source: Source
     sample_rate: Count  # Hz
     clip_seconds: Positive
     clips_per_track: Count
@@ -192,12 +256,11 @@ class IndependenceTraining(_Section):
     snapshots: Natural  # of the codec, at the end and halfway from `start` to the one after, on which MMD is held to MI
 
 
-class Codec(_Section):
-    """SEANet with a vector quantizer."""
+class Seanet(_Section):
+    """Sizes of EnCodec's network."""
 
     filters: Count
     ratios: Annotated[list[Count], Field(min_length=1)]
-    dimension: Count
     residual_layers: Count
     kernel_size: Count
     residual_kernel_size: Count
@@ -206,6 +269,21 @@ class Codec(_Section):
     lstm_layers: Natural
     causal: bool  # convolutions see no later frame
     pad_mode: Literal["reflect", "constant"]  # what convolutions see past a clip's ends
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a frame."""
+        return math.prod(self.ratios)
+
+
+class Codec(_Section):
+    """A network with a vector quantizer; each architecture has a section of its sizes, under its name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    architecture: Architecture
+    seanet: Seanet
+    dimension: Count  # of the latent
     latent_norm: bool  # scale each frame of the latent to mean square 1
     codebooks: Count
     codebook_size: Count
@@ -214,6 +292,21 @@ class Codec(_Section):
     dead_code_threshold: NonNegative
     training: CodecTraining
     independence: IndependenceTraining
+
+    @property
+    def sizes(self) -> Any:
+        """The section of the chosen architecture."""
+        if self.architecture in type(self).model_fields:
+            return getattr(self, self.architecture)
+        sizes = (self.model_extra or {}).get(self.architecture, {})
+        return choice("ARCHITECTURES", self.architecture).Sizes.model_validate(sizes)
+
+    @model_validator(mode="after")
+    def _sections_are_architectures(self) -> Self:
+        if unknown := sorted(set(self.model_extra or {}) - set(choices("ARCHITECTURES"))):
+            raise ValueError(f"there is no key '{unknown[0]}' here, and no codec architecture of that name")
+        _ = self.sizes  # of an architecture without a field above, checked only now
+        return self
 
     @model_validator(mode="after")
     def _trunk_is_inside_the_run(self) -> Self:
@@ -298,6 +391,7 @@ class Generation(_Section):
     temperature: Positive
     batch_size: Count
     seed: Natural
+    decoding: Decoding  # how the codebooks of one step are drawn
 
 
 class Speed(_Section):
@@ -312,9 +406,6 @@ class OutsideSystem(_Section):
 
     folder: str  # of audio files, relative to the study's directory unless absolute
     captions: str  # CSV: file, and caption or clip_id; empty without one
-
-
-Embedder = Literal["musicnn-mtt", "musicnn-msd", "cdpam", "vggish", "clap-laion-music", "encodec", "pann", "passt"]
 
 
 class Evaluation(_Section):
@@ -338,6 +429,7 @@ class Report(_Section):
     """Tables and figures."""
 
     confidence: Fraction
+    claims: list[Claim]
 
 
 class Runtime(_Section):
@@ -367,6 +459,17 @@ class Params(_Section):
     runtime: Runtime
 
     @model_validator(mode="after")
+    def _windows_fit_a_segment(self) -> Self:
+        training = self.codec.training
+        samples = round(training.segment_seconds * self.corpus.sample_rate)
+        if (longest := max(training.mel_windows)) > samples:
+            raise ValueError(
+                f"codec.training.mel_windows has {longest} samples, and codec.training.segment_seconds gives "
+                f"{samples}: take shorter windows or longer segments"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _groups_divide_the_latent(self) -> Self:
         grouped = [name for name, codec in self.study.codecs.items() if codec.quantizer == "grouped"]
         if grouped and self.codec.dimension % self.codec.codebooks:
@@ -389,7 +492,10 @@ def checked(model: type[S], data: Any, origin: str) -> S:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'parameters'}: {f['msg']}" for f in error.errors())
+        faults = "; ".join(
+            f"{'.'.join(map(str, fault['loc'])) or 'parameters'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        )
         raise ParamsError(f"{origin}: {faults}") from None
 
 
@@ -421,15 +527,3 @@ def leave_out(config: dict[str, Any]) -> None:
 def load(path: Path) -> Params:
     """The whole of a parameter file; ParamsError where it does not fit."""
     return checked(Params, yaml.safe_load(path.read_text()), str(path))
-
-
-def write_schema(path: Path = SCHEMA) -> None:
-    """Writes the JSON Schema that `snakemake.utils.validate` reads."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Params.model_json_schema()}
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(schema, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    argparse.ArgumentParser(description="Write rules/params.schema.json from pipeline/params.py.").parse_args()
-    write_schema()

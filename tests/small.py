@@ -44,18 +44,21 @@ INDEPENDENCE: dict[str, Any] = {
     "snapshots": 2,
 }
 CODEC: dict[str, Any] = {
-    "filters": 2,
-    "ratios": [4, 2, 2],
+    "architecture": "seanet",
+    "seanet": {
+        "filters": 2,
+        "ratios": [4, 2, 2],
+        "residual_layers": 1,
+        "kernel_size": 7,
+        "residual_kernel_size": 3,
+        "last_kernel_size": 7,
+        "dilation_base": 2,
+        "lstm_layers": 0,
+        "causal": False,
+        "pad_mode": "reflect",
+    },
     "dimension": 4,
     "latent_norm": True,
-    "residual_layers": 1,
-    "kernel_size": 7,
-    "residual_kernel_size": 3,
-    "last_kernel_size": 7,
-    "dilation_base": 2,
-    "lstm_layers": 0,
-    "causal": False,
-    "pad_mode": "reflect",
     "codebooks": K,
     "codebook_size": C,
     "codebook_decay": 0.9,
@@ -76,7 +79,15 @@ CORPUS: dict[str, Any] = {
     "scores": {"collections": ["bach"], "works": 1, "renditions": 1, "seconds": 30},
     "local": {"audio": "", "metadata": ""},
 }
-GENERATION = {"clips": 3, "guidance_scale": 3, "top_k": 4, "temperature": 1, "batch_size": 4, "seed": 0}
+GENERATION = {
+    "clips": 3,
+    "guidance_scale": 3,
+    "top_k": 4,
+    "temperature": 1,
+    "batch_size": 4,
+    "seed": 0,
+    "decoding": "factorised",
+}
 
 
 def settings(training: dict[str, Any] | None = None, **independence: Any) -> params.Codec:

@@ -1,20 +1,35 @@
 """The neural audio codec: SEANet and a vector quantizer (EnCodec), its files, waveforms to codes and back."""
 
-import math
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.codec import seanet
-from pipeline.codec.quantizer import QUANTIZERS
+from pipeline.codec.quantizer import VectorQuantizer
 from pipeline.files import atomic, read_json, write_json
 from pipeline.params import Codec as CodecParams
+from pipeline.params import choice
 
 NORM_EPSILON = 1e-6  # added to a frame's mean square
 AT_ONCE = 2  # clips in one call; more only push the activations out of a processor's cache
+
+
+class Architecture(Protocol):
+    """The networks around the quantizer: what an entry of a table `ARCHITECTURES` in this folder has to be."""
+
+    Sizes: type[Any]  # its section of the parameters, which tells `hop_length` in samples
+    encoder: nn.Module  # [B, 1, T] -> [B, D, ceil(T / hop)]
+    decoder: nn.Module  # [B, D, T'] -> [B, 1, T' hop]
+
+    def __init__(self, sizes: Any, dimension: int) -> None:
+        """Networks of these sizes around a latent of D = `dimension`."""
+
+    @staticmethod
+    def start(encoder: Any, decoder: Any, waveform: Tensor) -> None:
+        """Prepares fresh networks for training on waveforms like `waveform` `[B, T]`."""
 
 
 class Codec(nn.Module):
@@ -24,13 +39,15 @@ class Codec(nn.Module):
         """`configuration` is what `configuration()` makes of the parameters."""
         super().__init__()
         self.configuration = configuration
-        shape = seanet.Shape(**configuration["seanet"])
         self.sample_rate: int = configuration["sample_rate"]  # Hz
-        self.hop_length = math.prod(shape.ratios)  # samples
-        self.encoder = seanet.encoder(shape)
-        self.decoder = seanet.decoder(shape)
-        self.quantizer = QUANTIZERS[configuration["quantizer"]](
-            configuration["codebooks"], configuration["codebook_size"], shape.dimension
+        dimension, sizes = configuration["dimension"], configuration[configuration["architecture"]]
+        self.architecture: type[Architecture] = choice("ARCHITECTURES", configuration["architecture"])
+        checked = self.architecture.Sizes.model_validate(sizes)
+        self.hop_length: int = checked.hop_length  # samples
+        network = self.architecture(checked, dimension)
+        self.encoder, self.decoder = network.encoder, network.decoder
+        self.quantizer: VectorQuantizer = choice("QUANTIZERS", configuration["quantizer"])(
+            configuration["codebooks"], configuration["codebook_size"], dimension
         )
 
     @property
@@ -75,16 +92,15 @@ class Codec(nn.Module):
 
 def configuration(params: CodecParams, sample_rate: int, quantizer: str) -> dict:
     """What of the parameters the network is built from, as JSON-ready values."""
-    sizes = ("filters", "ratios", "dimension", "residual_layers", "kernel_size", "residual_kernel_size")
-    sizes += ("last_kernel_size", "dilation_base", "lstm_layers", "causal", "pad_mode")
-    values = params.model_dump(mode="json")
     return {
         "sample_rate": sample_rate,
         "quantizer": quantizer,
         "codebooks": params.codebooks,
         "codebook_size": params.codebook_size,
         "latent_norm": params.latent_norm,
-        "seanet": {name: values[name] for name in sizes},
+        "dimension": params.dimension,
+        "architecture": params.architecture,
+        params.architecture: params.sizes.model_dump(mode="json"),
     }
 
 

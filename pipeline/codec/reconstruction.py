@@ -1,9 +1,7 @@
-"""How well a codec reconstructs held-out music, and its reconstructions as the upper bound of what a model can reach.
+"""How well a codec reconstructs held-out music.
 
-    python -m pipeline.codec.reconstruction measure --codec results/codec/mmd-seed0 --corpus results/corpus \
+    python -m pipeline.codec.reconstruction --codec results/codec/mmd-seed0 --corpus results/corpus \
         --out results/codec/mmd-seed0/metrics.json
-    python -m pipeline.codec.reconstruction decode --codec results/codec/mmd-seed0 --tokens results/tokens/mmd-seed0 \
-        --manifest results/corpus/manifest.parquet --out results/generation/reconstruction/mmd-seed0
 """
 
 import math
@@ -11,18 +9,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from zimtohrli import mos_from_signals
 
-from pipeline import job, params, provenance
-from pipeline.audio import resample, to_float, to_int16
+from pipeline import job, manifest, params, provenance
+from pipeline.audio import resample, to_float
 from pipeline.codec import model as codecs
 from pipeline.codec.independence import joint_rows, mmd
 from pipeline.codec.spectral import log_mel_distance, si_sdr
-from pipeline.corpus.captions import evaluation_rows
-from pipeline.files import atomic, read_array, write_array, write_json
+from pipeline.files import atomic, read_array, write_json
 
 MOS_RATE, MOS_CLIPS = 48_000, 32  # Hz; clips, evenly spread, that get an opinion score: 0.2 s of a CPU for each 10 s
 MMD_ROWS = 4000  # that the closed form takes of the held-out codes, evenly spread; it walks all pairs
@@ -87,37 +83,22 @@ def criterion(codec: codecs.Codec, codes: Tensor, macro: params.IndependenceTrai
 
 
 def main() -> None:
-    """Measures a codec on the test split, or decodes its tokens of the scored clips."""
-    parser = job.parser("Measure a codec's reconstruction of the test split, or write it out to be scored.")
-    parser.add_argument("what", choices=["measure", "decode"])
-    parser.add_argument("--codec", type=Path, required=True)
-    parser.add_argument("--corpus", type=Path, help="folder of the corpus, to measure")
-    parser.add_argument("--tokens", type=Path, help="folder of the codec's tokens, to decode")
-    parser.add_argument("--manifest", type=Path, help="manifest of the corpus, to decode")
-    parser.add_argument("--out", type=Path, required=True, help="metrics.json, or the folder of audio.npy")
+    """Measures a codec on the test split: means and perplexities as JSON, and beside it one value a clip as `.npz`."""
+    parser = job.parser("Measure a codec's reconstruction of the test split.")
+    parser.add_argument("--codec", type=Path, required=True, help="folder of the codec")
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of the corpus")
+    parser.add_argument("--out", type=Path, required=True, help="metrics.json; metrics.npz goes beside it")
     arguments = parser.parse_args()
     device = job.prepare(arguments)
+    settings = params.section(arguments.params, "codec", params.Codec)
     codec = codecs.load(arguments.codec, device)
-    if arguments.what == "measure":
-        if not arguments.corpus:
-            raise ValueError("measure needs --corpus, the folder of the corpus")
-        measure(arguments.params, codec, arguments.codec, arguments.corpus, arguments.out)
-    else:
-        if not (arguments.tokens and arguments.manifest):
-            raise ValueError("decode needs --tokens, the folder of the codec's tokens, and --manifest")
-        decode(arguments.params, codec, arguments.tokens, arguments.manifest, arguments.out)
-
-
-def measure(argument: str, codec: codecs.Codec, folder: Path, corpus: Path, out: Path) -> None:
-    """Writes `metrics.json`, means and perplexities, and beside it `metrics.npz`, one value a clip."""
-    settings = params.section(argument, "codec", params.Codec)
-    codecs.expect_rate(codec, params.section(argument, "corpus", params.Corpus).sample_rate, folder)
-    manifest = pd.read_parquet(corpus / "manifest.parquet")
-    test = manifest[manifest["split"] == "test"]
-    result = measured(codec, read_array(corpus / "audio.npy"), test["row"].to_numpy(), settings.training)
+    codecs.expect_rate(codec, params.section(arguments.params, "corpus", params.Corpus).sample_rate, arguments.codec)
+    test = manifest.of_split(manifest.read(arguments.corpus / "manifest.parquet"), "test")
+    audio = read_array(arguments.corpus / "audio.npy")
+    result = measured(codec, audio, test["row"].to_numpy(), settings.training)
     size = codec.configuration["codebook_size"]
     shares = [np.bincount(used.ravel(), minlength=size) / used.size for used in result.codes.swapaxes(0, 1)]
-    with atomic(out.with_suffix(".npz")) as temporary:
+    with atomic(arguments.out.with_suffix(".npz")) as temporary:
         np.savez(
             temporary,
             si_sdr=result.si_sdr,
@@ -127,7 +108,7 @@ def measure(argument: str, codec: codecs.Codec, folder: Path, corpus: Path, out:
             clip_id=test["clip_id"].to_numpy(dtype=str),
         )
     write_json(
-        out,
+        arguments.out,
         {
             "si_sdr": float(result.si_sdr.mean()),
             "log_mel": float(result.log_mel.mean()),
@@ -140,19 +121,6 @@ def measure(argument: str, codec: codecs.Codec, folder: Path, corpus: Path, out:
             "provenance": provenance.record({"codec": settings.model_dump(mode="json")}),
         },
     )
-
-
-def decode(argument: str, codec: codecs.Codec, tokens: Path, manifest_path: Path, out: Path) -> None:
-    """Writes `audio.npy`, int16, of the clips that every system is scored on."""
-    generation = params.section(argument, "generation", params.Generation)
-    manifest = pd.read_parquet(manifest_path)
-    test = manifest[manifest["split"] == "test"].reset_index(drop=True)
-    wanted = evaluation_rows(manifest, generation.clips)["clip_id"]
-    places = pd.Series(test.index, index=test["clip_id"])[wanted].to_numpy()
-    codes = torch.from_numpy(read_array(tokens / "test.npy")[places].astype(np.int64))
-    device = next(codec.parameters()).device
-    audio = torch.cat([codec.decode(part.to(device)).cpu() for part in codes.split(codecs.AT_ONCE)])
-    write_array(out / "audio.npy", to_int16(audio.numpy()))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn.utils.parametrizations import weight_norm
 
+from pipeline import params
+
 PadMode = Literal["reflect", "constant"]
 
 
@@ -184,6 +186,25 @@ def decoder(shape: Shape) -> nn.Sequential:
         layers += [shape.conv_transpose(channels, channels // 2, ratio), *shape.residuals(channels // 2)]
         channels //= 2
     return nn.Sequential(*layers, shape.conv(channels, 1, shape.last_kernel_size, elu=True))
+
+
+class SEANet:
+    """The choice `seanet` of codec.architecture: encoder, decoder and how both start."""
+
+    Sizes = params.Seanet
+
+    def __init__(self, sizes: params.Seanet, dimension: int) -> None:
+        shape = Shape(**sizes.model_dump(), dimension=dimension)
+        self.encoder, self.decoder = encoder(shape), decoder(shape)
+
+    @staticmethod
+    def start(encoder: nn.Sequential, decoder: nn.Sequential, waveform: Tensor) -> None:
+        """Scales fresh networks to waveforms `[B, T]` by `scale_to_data`, the latent to unit spread."""
+        latent = scale_to_data(encoder, waveform[:, None], 1.0)
+        scale_to_data(decoder, latent, float(waveform.std()))
+
+
+ARCHITECTURES = {"seanet": SEANet}
 
 
 def _reflect(x: Tensor, left: int, right: int) -> Tensor:

@@ -1,16 +1,15 @@
 """Every clip of a split as codes of one codec.
 
     python -m pipeline.codec.tokens --codec results/codec/mmd-seed0 --corpus results/corpus --split test \
-        --out results/tokens/mmd-seed0/test.npy
+        --out results/codec/tokens/mmd-seed0/test.npy
 """
 
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
-from pipeline import job, params
+from pipeline import job, manifest, params
 from pipeline.audio import to_float
 from pipeline.codec import model as codecs
 from pipeline.files import read_array, write_array
@@ -32,7 +31,7 @@ def main() -> None:
     parser = job.parser("Encode the corpus with a codec.")
     parser.add_argument("--codec", type=Path, required=True)
     parser.add_argument("--corpus", type=Path, required=True)
-    parser.add_argument("--split", choices=["train", "validation", "test"], required=True)
+    parser.add_argument("--split", choices=manifest.SPLITS, required=True)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     device = job.prepare(arguments)
@@ -41,8 +40,9 @@ def main() -> None:
     codecs.expect_rate(codec, corpus.sample_rate, arguments.codec)
     if codec.configuration["codebook_size"] > 2**16:
         raise ValueError(f"{arguments.codec}: codes beyond {2**16} do not fit the uint16 that tokens are stored as")
-    audio, manifest = read_array(arguments.corpus / "audio.npy"), pd.read_parquet(arguments.corpus / "manifest.parquet")
-    rows = manifest.loc[manifest["split"] == arguments.split, "row"].to_numpy()
+    audio = read_array(arguments.corpus / "audio.npy")
+    clips = manifest.of_split(manifest.read(arguments.corpus / "manifest.parquet"), arguments.split)
+    rows = clips["row"].to_numpy()
     with job.Progress(f"tokens-{arguments.codec.name}-{arguments.split}", len(rows), "clip") as progress:
         write_array(arguments.out, encoded(codec, audio, rows, progress))
 

@@ -22,14 +22,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from pipeline import job, params, provenance
+from pipeline import job, manifest, params, provenance
 from pipeline.audio import to_float
 from pipeline.codec import model as codecs
-from pipeline.codec import seanet
 from pipeline.codec.balancer import Balancer
 from pipeline.codec.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_loss
 from pipeline.codec.independence import mmd
-from pipeline.codec.quantizer import QUANTIZERS, Quantized, streams
+from pipeline.codec.quantizer import Quantized, streams
 from pipeline.codec.spectral import log_mel_distance, mel_loss, si_sdr, soft_si_sdr
 from pipeline.files import atomic, read_array, write_json
 
@@ -128,8 +127,7 @@ def train(
                 group["lr"] = training.learning_rate * schedule(run.step, training.warmup_steps, training.steps)
             waveform = batch(clips, run, run.step).to(device)
             if run.step == 0:
-                latent = seanet.scale_to_data(run.codec.encoder, waveform[:, None], 1.0)
-                seanet.scale_to_data(run.codec.decoder, latent, float(waveform.std()))
+                run.codec.architecture.start(run.codec.encoder, run.codec.decoder, waveform)
                 run.average.load_state_dict(run.codec.state_dict())
             if run.step == training.quantize_from:
                 initialise(run, clips, device)
@@ -373,7 +371,7 @@ def main() -> None:
     """Trains a trunk, or a branch of one."""
     parser = job.parser("Train the codec: the trunk of a seed, or one codec's branch of it.")
     parser.add_argument("part", choices=["trunk", "branch"])
-    parser.add_argument("--quantizer", choices=list(QUANTIZERS), required=True)
+    parser.add_argument("--quantizer", choices=list(params.choices("QUANTIZERS")), required=True)
     parser.add_argument("--name", help="codec of study.codecs, for a branch")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--corpus", type=Path, required=True)
@@ -385,10 +383,8 @@ def main() -> None:
     corpus = params.section(arguments.params, "corpus", params.Corpus)
     training, macro = settings.training, settings.independence
 
-    audio, manifest = read_array(arguments.corpus / "audio.npy"), pd.read_parquet(arguments.corpus / "manifest.parquet")
-    rows = {split: part["row"].to_numpy() for split, part in manifest.groupby("split")}
-    if missing := {"train", "validation"} - set(rows):
-        raise ValueError(f"{arguments.corpus / 'manifest.parquet'} has no clips of {sorted(missing)}")
+    audio, whole = read_array(arguments.corpus / "audio.npy"), manifest.read(arguments.corpus / "manifest.parquet")
+    rows = {split: manifest.of_split(whole, split)["row"].to_numpy() for split in ("train", "validation")}
     length = round(training.segment_seconds * corpus.sample_rate)
     if length > audio.shape[1]:
         raise ValueError(

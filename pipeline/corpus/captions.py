@@ -1,4 +1,4 @@
-"""The manifest: which clips stay, what their captions say, and which of them every system is scored on.
+"""Captions, and which clips stay: writes the manifest.
 
 A caption says what tags and signal analysis hear (`describe`), or what is exactly known of a rendered score (`state`),
 never a title or a name; or it is the one that came with the music.
@@ -17,30 +17,7 @@ from torch import Tensor
 
 from pipeline import audio, files, job, params, provenance
 
-SPLITS = ("test", "validation", "train")  # in the order in which a leaked clip's split may keep it
-
-
-def evaluation_rows(manifest: pd.DataFrame, clips: int, split: str = "test") -> pd.DataFrame:
-    """The `clips` rows of `split` that every system renders and is scored on, in the manifest's order.
-
-    Tracks take turns, so that long ones do not dominate; which clip of a track comes first is a hash of its name, so
-    that the same manifest gives the same rows everywhere.
-
-    Raises:
-        ValueError: the split has fewer clips.
-    """
-    rows = manifest[manifest["split"] == split]
-    if len(rows) < clips:
-        raise ValueError(f"the {split} split has {len(rows)} clips, {clips} are wanted: lower generation.clips")
-    return rows[turns(rows) < clips]
-
-
-def turns(rows: pd.DataFrame) -> pd.Series:
-    """Place of each of a split's clips in the order in which `evaluation_rows` takes them, from 0."""
-    order = rows["clip_id"].map(lambda clip: hashlib.sha256(str(clip).encode()).hexdigest())
-    turn = order.groupby(rows["track_id"]).rank(method="first")
-    taken = pd.DataFrame({"turn": turn, "order": order}).sort_values(["turn", "order"]).index
-    return pd.Series(range(len(rows)), index=taken).reindex(rows.index)
+KEEPS_FIRST = ("test", "validation", "train")  # of two clips that are alike, the one that stays
 
 
 class Analysis(NamedTuple):
@@ -217,9 +194,9 @@ def leaked(directions: np.ndarray, splits: np.ndarray, max_cosine: float) -> np.
     Test clips stay, validation clips stay against training clips.
     """
     dropped = np.zeros(len(splits), bool)
-    for position, keeper in enumerate(SPLITS):
+    for position, keeper in enumerate(KEEPS_FIRST):
         kept = directions[(splits == keeper) & ~dropped]
-        for loser in SPLITS[position + 1 :]:
+        for loser in KEEPS_FIRST[position + 1 :]:
             rows = np.flatnonzero((splits == loser) & ~dropped)
             if len(kept) and len(rows):
                 dropped[rows[(directions[rows] @ kept.T).max(1) > max_cosine]] = True
@@ -307,8 +284,8 @@ def main() -> None:
         args.out.with_name("leakage.json"),
         {
             "max_cosine": corpus.max_cosine,
-            "dropped": {split: int((dropped & (splits == split)).sum()) for split in SPLITS},
-            "kept": {split: int((~dropped & (splits == split)).sum()) for split in SPLITS},
+            "dropped": {split: int((dropped & (splits == split)).sum()) for split in KEEPS_FIRST},
+            "kept": {split: int((~dropped & (splits == split)).sum()) for split in KEEPS_FIRST},
             "loudness_bands_db": bands.loudness.tolist(),
             "brightness_bands_hz": bands.centroid.tolist(),
             "provenance": provenance.record({"corpus": corpus.model_dump(), "captions": settings.model_dump()}),

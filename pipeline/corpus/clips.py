@@ -1,51 +1,32 @@
 """The corpus: clips of music with their splits, credits and facts, from packaged soundtracks or rendered scores.
 
-Clips of one group (package and artist, or one score) are never in two splits, nor are two tracks of one title.
+Cut of one group (package and artist, or one score) are never in two splits, nor are two tracks of one title.
 """
 
-import functools
 import hashlib
 import json
-import unicodedata
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pipeline import audio, fetch, job, params, provenance
+from pipeline import audio, job, params, provenance
 from pipeline.audio import Audio
-from pipeline.corpus import datasets, soundtracks
-from pipeline.corpus import sheet_music as scores
+from pipeline.corpus.source import Source, Track, Unusable, normalized
 from pipeline.files import atomic, write_json
 from pipeline.job import JobError
+from pipeline.manifest import SPLITS
 
-SPLITS = ("train", "validation", "test")
 EMPTY = np.empty((0, 0), np.int16)
 
 
-class Track(NamedTuple):
-    """What is known of a piece of audio before it is heard."""
-
-    track_id: str
-    group: str
-    collection: str
-    title: str
-    artist: str
-    licence: str
-    source_file: str
-    source_sha256: str
-    genre: str
-    facts: str  # JSON of what is exactly known of a rendered score, else empty
-    style: str  # JSON list of words that fit into a caption, or empty
-
-
-class Clips(NamedTuple):
-    """The clips of one track, and why there are not more."""
+class Cut(NamedTuple):
+    """The clips cut from one track, and why there are not more."""
 
     track: Track
     samples: np.ndarray  # [n, T], int16
@@ -55,10 +36,6 @@ class Clips(NamedTuple):
     dropped: str  # reason for which the track has no clip, or empty
 
 
-# Each track with a function that decodes or renders it and tells what facts that establishes.
-Source = Iterable[tuple[Track, Callable[[], tuple[Audio, dict[str, Any]]]]]
-
-
 def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads: int = 1) -> dict[str, Any]:
     """Writes audio, clips, credits and summary of `total` tracks to `out` and returns the summary.
 
@@ -66,8 +43,8 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
         JobError: a split would be empty, or splits share audio or a title.
     """
     length = round(corpus.clip_seconds * corpus.sample_rate)
-    kept: list[Clips] = []
-    dropped: list[Clips] = []
+    kept: list[Cut] = []
+    dropped: list[Cut] = []
     with job.Progress("corpus", total, "track") as progress, rows(out / "audio.npy", length) as append:
         for step, clips in enumerate(_in_order(lambda item: cut(*item, corpus), source, threads), start=1):
             append(clips.samples)
@@ -87,13 +64,13 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
     return summary
 
 
-def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: params.Corpus) -> Clips:
+def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: params.Corpus) -> Cut:
     """At most `corpus.clips_per_track` clips, spread evenly over the track, without overlap; silent ones left out."""
     length = round(corpus.clip_seconds * corpus.sample_rate)
-    none = Clips(track, np.empty((0, length), np.int16), np.empty(0), [], 0, "")
+    none = Cut(track, np.empty((0, length), np.int16), np.empty(0), [], 0, "")
     try:
         (waveform, rate), facts = load()
-    except scores.Unusable as error:
+    except Unusable as error:
         print(f"{track.track_id} is left out: {error}", flush=True)
         return none._replace(dropped=str(error))
     if rate < corpus.sample_rate:
@@ -105,7 +82,7 @@ def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: 
     clips = np.stack([samples[start : start + length] for start in starts])
     levels = np.array([audio.rms_db(audio.to_float(clip)) for clip in clips])
     loud = levels >= corpus.silence_db
-    return Clips(
+    return Cut(
         track._replace(facts=json.dumps(facts) if facts else ""),
         clips[loud],
         starts[loud] / corpus.sample_rate,
@@ -119,11 +96,6 @@ def clip_starts(samples: int, length: int, most: int) -> np.ndarray:
     """First samples of at most `most` clips of `length`, evenly spread from the track's begin to its end."""
     count = min(most, samples // length)
     return np.linspace(0, samples - length, count).round().astype(np.int64)
-
-
-def normalized(title: str) -> str:
-    """Letters and digits of a title, without case, accents, spaces and punctuation."""
-    return "".join(c for c in unicodedata.normalize("NFKD", title.casefold()) if c.isalnum())
 
 
 def merged(table: pd.DataFrame) -> dict[str, str]:
@@ -212,7 +184,7 @@ def _in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int
             yield waiting.popleft().result()
 
 
-def _table(kept: list[Clips]) -> pd.DataFrame:
+def _table(kept: list[Cut]) -> pd.DataFrame:
     records = [
         {
             "clip_id": f"{clips.track.track_id}-{index:02d}",
@@ -230,7 +202,7 @@ def _table(kept: list[Clips]) -> pd.DataFrame:
     return table
 
 
-def _summary(table: pd.DataFrame, kept: list[Clips], dropped: list[Clips], corpus: params.Corpus) -> dict[str, Any]:
+def _summary(table: pd.DataFrame, kept: list[Cut], dropped: list[Cut], corpus: params.Corpus) -> dict[str, Any]:
     def figures(part: pd.DataFrame) -> dict[str, Any]:
         return {
             "clips": len(part),
@@ -264,123 +236,11 @@ def _write_credits(table: pd.DataFrame, out: Path) -> None:
     with atomic(out / "credits.csv") as temporary:
         credits.to_csv(temporary, index=False)
     text = (
-        "# Credits\n\nThe music of this corpus, by its authors, under their licences. Clips were cut from it, mixed to "
+        "# Credits\n\nThe music of this corpus, by its authors, under their licences. Cut were cut from it, mixed to "
     )
     text += "mono, resampled and stored as 16-bit samples.\n\n"
     with atomic(out / "credits.md") as temporary:
         temporary.write_text(text + credits.drop(columns="track_id").to_markdown(index=False) + "\n", encoding="utf-8")
-
-
-def _soundtracks(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
-    """The catalogue's tracks as the packages hold them, and their number."""
-    names = corpus.soundtracks.packages
-    debs = fetch.packages(soundtracks.wanted(names), archive, downloads)
-    known = soundtracks.catalogue(names)
-
-    def source() -> Source:
-        missing = dict(known)
-        for deb in debs:
-            for track, data in soundtracks.tracks(deb, missing):
-                del missing[track.sha256]
-                yield _track(track), functools.partial(_decode, data, track.path)
-        if missing:
-            lost = next(iter(missing.values()))
-            raise JobError(
-                f"the packages lack {len(missing)} tracks of the catalogue, {lost.path} of {lost.package} for one: "
-                "they are of another version; set runtime.archive to a place that has the pinned one"
-            )
-
-    return source(), len(known)
-
-
-def _track(track: soundtracks.Track) -> Track:
-    stem = normalized(Path(track.path).stem)
-    return Track(
-        track_id=f"{track.package}.{stem}.{track.sha256[:6]}",
-        group=track.group,
-        collection=track.package,
-        title=track.title,
-        artist=track.artist,
-        licence=track.licence,
-        source_file=track.path,
-        source_sha256=track.sha256,
-        genre=track.genre,
-        facts="",
-        style=json.dumps([track.style]) if track.style else "",
-    )
-
-
-def _decode(data: BinaryIO, name: str) -> tuple[Audio, dict[str, Any]]:
-    return audio.read(data, name), {}
-
-
-def _scores(corpus: params.Corpus) -> tuple[Source, int]:
-    """Renditions of music21's scores, and their number."""
-    chosen = [path for name in corpus.scores.collections for path in scores.works(name, corpus.scores.works)]
-
-    def source() -> Source:
-        for path in chosen:
-            digest = provenance.file_digest(path)
-            for index in range(corpus.scores.renditions):
-                yield (
-                    _rendition(path, digest, index),
-                    functools.partial(scores.perform, path, index, corpus.scores.seconds),
-                )
-
-    return source(), len(chosen) * corpus.scores.renditions
-
-
-def _rendition(path: Path, digest: str, index: int) -> Track:
-    name = scores.work_name(path)
-    collection, title = name.split("/", 1)
-    return Track(
-        track_id=f"{name.replace('/', '.')}.{index}",
-        group=scores.group(path),
-        collection=collection,
-        title=title.replace("/", " "),
-        artist=scores.COLLECTIONS[collection].artist,
-        licence=scores.LICENCE,
-        source_file=name + path.suffix,
-        source_sha256=digest,
-        genre="",
-        facts="",
-        style=json.dumps([scores.COLLECTIONS[collection].style]),
-    )
-
-
-def _local(corpus: params.Corpus) -> tuple[Source, int]:
-    """The user's own music, and its number of files."""
-    metadata = Path(corpus.local.metadata) if corpus.local.metadata else None
-    entries = datasets.read(corpus.source, Path(corpus.local.audio), metadata)
-
-    def source() -> Source:
-        for entry in entries:
-            yield _piece(entry, corpus.source), functools.partial(_open, entry)
-
-    return source(), len(entries)
-
-
-def _piece(entry: datasets.Entry, collection: str) -> Track:
-    return Track(
-        track_id=f"{collection}.{entry.name.replace('/', '.')}",
-        group=entry.group,
-        collection=collection,
-        title=entry.title,
-        artist=entry.artist,
-        licence=entry.licence,
-        source_file=str(entry.path),
-        source_sha256=provenance.file_digest(entry.path),
-        genre=entry.genre,
-        facts="",
-        style=json.dumps(entry.style) if entry.style else "",
-    )
-
-
-def _open(entry: datasets.Entry) -> tuple[Audio, dict[str, Any]]:
-    try:
-        return audio.read(entry.path), {"captions": entry.captions} if entry.captions else {}
-    except ValueError as error:
-        raise scores.Unusable(str(error)) from None
 
 
 def main() -> None:
@@ -394,12 +254,8 @@ def main() -> None:
     arguments = parser.parse_args()
     job.prepare(arguments)
     corpus = params.section(arguments.params, "corpus", params.Corpus)
-    if corpus.source in datasets.READERS:
-        source, total = _local(corpus)
-    elif corpus.source == "scores":
-        source, total = _scores(corpus)
-    else:
-        source, total = _soundtracks(corpus, arguments.archive, arguments.downloads)
+    open_source = params.choice("SOURCES", corpus.source)
+    source, total = open_source(corpus, arguments.archive, arguments.downloads)
     summary = build(source, total, corpus, arguments.out, arguments.threads)
     counts = ", ".join(f"{split} {figures['clips']}" for split, figures in summary["splits"].items())
     print(f"{summary['clips']} clips of {summary['tracks']} tracks: {counts}")

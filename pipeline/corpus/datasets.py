@@ -4,6 +4,7 @@ The audio lies in a local folder; nothing is fetched. Rows whose audio is not th
 videos vanish and people keep subsets.
 """
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pipeline import audio, params, provenance
+from pipeline.audio import Audio
+from pipeline.corpus.source import Open, Source, Track, Unusable
 from pipeline.job import JobError
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -136,3 +140,41 @@ def _table(path: Path, separator: str, wanted: set[str]) -> pd.DataFrame:
 
 def _audio(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def open_local(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
+    """The user's own music, and its number of files."""
+    metadata = Path(corpus.local.metadata) if corpus.local.metadata else None
+    entries = read(corpus.source, Path(corpus.local.audio), metadata)
+
+    def source() -> Source:
+        for entry in entries:
+            yield _piece(entry, corpus.source), functools.partial(_open, entry)
+
+    return source(), len(entries)
+
+
+def _piece(entry: Entry, collection: str) -> Track:
+    return Track(
+        track_id=f"{collection}.{entry.name.replace('/', '.')}",
+        group=entry.group,
+        collection=collection,
+        title=entry.title,
+        artist=entry.artist,
+        licence=entry.licence,
+        source_file=str(entry.path),
+        source_sha256=provenance.file_digest(entry.path),
+        genre=entry.genre,
+        facts="",
+        style=json.dumps(entry.style) if entry.style else "",
+    )
+
+
+def _open(entry: Entry) -> tuple[Audio, dict[str, Any]]:
+    try:
+        return audio.read(entry.path), {"captions": entry.captions} if entry.captions else {}
+    except ValueError as error:
+        raise Unusable(str(error)) from None
+
+
+SOURCES: dict[str, Open] = {"folder": open_local, "musiccaps": open_local, "jamendo": open_local, "fma": open_local}

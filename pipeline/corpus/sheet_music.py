@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.util
 import itertools
+import json
 import random
 import re
 import threading
@@ -17,7 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pipeline import params, provenance
 from pipeline.audio import Audio
+from pipeline.corpus.source import Open, Source, Track, Unusable
 from pipeline.job import JobError
 
 RENDER_RATE = 44100  # Hz
@@ -153,10 +156,6 @@ class Rendition(NamedTuple):
             "metre": score.metre,
             "tempo": self.tempo,
         }
-
-
-class Unusable(ValueError):
-    """A score that is left out; the message says why."""
 
 
 def works(collection: str, count: int) -> list[Path]:
@@ -316,3 +315,40 @@ def _folder() -> Path:
 @functools.cache
 def _sound_font() -> Path:
     return Path(importlib.util.find_spec("pretty_midi").origin).parent / "TimGM6mb.sf2"
+
+
+def open_scores(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
+    """Renditions of music21's scores, and their number."""
+    chosen = [path for name in corpus.scores.collections for path in works(name, corpus.scores.works)]
+
+    def source() -> Source:
+        for path in chosen:
+            digest = provenance.file_digest(path)
+            for index in range(corpus.scores.renditions):
+                yield (
+                    _rendition(path, digest, index),
+                    functools.partial(perform, path, index, corpus.scores.seconds),
+                )
+
+    return source(), len(chosen) * corpus.scores.renditions
+
+
+def _rendition(path: Path, digest: str, index: int) -> Track:
+    name = work_name(path)
+    collection, title = name.split("/", 1)
+    return Track(
+        track_id=f"{name.replace('/', '.')}.{index}",
+        group=group(path),
+        collection=collection,
+        title=title.replace("/", " "),
+        artist=COLLECTIONS[collection].artist,
+        licence=LICENCE,
+        source_file=name + path.suffix,
+        source_sha256=digest,
+        genre="",
+        facts="",
+        style=json.dumps([COLLECTIONS[collection].style]),
+    )
+
+
+SOURCES: dict[str, Open] = {"scores": open_scores}

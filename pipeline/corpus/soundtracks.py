@@ -6,15 +6,20 @@ recognised by the SHA-256 of the audio file, so that another version of a packag
 """
 
 import csv
+import functools
 import hashlib
 import io
+import json
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
+from pipeline import audio, fetch, params
+from pipeline.audio import Audio
+from pipeline.corpus.source import Open, Source, Track, normalized
 from pipeline.fetch import Package
 from pipeline.job import JobError
 
@@ -68,8 +73,8 @@ PACKAGES = {
 }
 
 
-class Track(NamedTuple):
-    """One row of the catalogue."""
+class Listed(NamedTuple):
+    """A track as the catalogue lists it."""
 
     package: str
     path: str  # in the package; what lies in a .pk3 follows its name
@@ -89,14 +94,14 @@ def wanted(names: Sequence[str]) -> list[Package]:
     return [PACKAGES[name] for name in names]
 
 
-def catalogue(names: Sequence[str]) -> dict[str, Track]:
+def catalogue(names: Sequence[str]) -> dict[str, Listed]:
     """The tracks of these packages by the SHA-256 of their audio files, in the catalogue's order."""
     with CATALOGUE.open(newline="", encoding="utf-8") as file:
-        tracks = [Track(**row) for row in csv.DictReader(file)]
+        tracks = [Listed(**row) for row in csv.DictReader(file)]
     return {track.sha256: track for track in tracks if track.package in names}
 
 
-def tracks(deb: Path, known: dict[str, Track]) -> Iterator[tuple[Track, BinaryIO]]:
+def tracks(deb: Path, known: dict[str, Listed]) -> Iterator[tuple[Listed, BinaryIO]]:
     """The known tracks that `deb` holds, each with its encoded audio; other audio files (effects) are passed over."""
     for _, data in audio_files(deb):
         track = known.get(hashlib.sha256(data).hexdigest())
@@ -148,3 +153,49 @@ def _zipped(path: str, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
             for member in members.infolist():
                 if member.filename.endswith(SUFFIXES):
                     yield f"{path}/{member.filename}", members.read(member)
+
+
+def open_soundtracks(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
+    """The catalogue's tracks as the packages hold them, and their number."""
+    names = corpus.soundtracks.packages
+    debs = fetch.packages(wanted(names), archive, downloads)
+    known = catalogue(names)
+
+    def source() -> Source:
+        missing = dict(known)
+        for deb in debs:
+            for track, data in tracks(deb, missing):
+                del missing[track.sha256]
+                yield _track(track), functools.partial(_decode, data, track.path)
+        if missing:
+            lost = next(iter(missing.values()))
+            raise JobError(
+                f"the packages lack {len(missing)} tracks of the catalogue, {lost.path} of {lost.package} for one: "
+                "they are of another version; set runtime.archive to a place that has the pinned one"
+            )
+
+    return source(), len(known)
+
+
+def _track(track: Listed) -> Track:
+    stem = normalized(Path(track.path).stem)
+    return Track(
+        track_id=f"{track.package}.{stem}.{track.sha256[:6]}",
+        group=track.group,
+        collection=track.package,
+        title=track.title,
+        artist=track.artist,
+        licence=track.licence,
+        source_file=track.path,
+        source_sha256=track.sha256,
+        genre=track.genre,
+        facts="",
+        style=json.dumps([track.style]) if track.style else "",
+    )
+
+
+def _decode(data: BinaryIO, name: str) -> tuple[Audio, dict[str, Any]]:
+    return audio.read(data, name), {}
+
+
+SOURCES: dict[str, Open] = {"soundtracks": open_soundtracks}

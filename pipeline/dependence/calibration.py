@@ -18,19 +18,17 @@ tracks: each study's own controls do.
 """
 
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from scipy.special import entr, ndtr
 
-from pipeline import files, job, params, provenance
+from pipeline import files, job, manifest, params, provenance
 from pipeline.dependence import learned as difference_of_entropies
 from pipeline.dependence.information import ESTIMATORS, shuffled
-from pipeline.dependence.learned import SPLITS, Splits
+from pipeline.dependence.learned import Splits
 from pipeline.dependence.pairwise import pairwise
 
 LEARNED = "difference_of_entropies"
@@ -106,10 +104,10 @@ def calibrate(frames: dict[str, int], codebook_size: int, settings: params.Depen
             values = []
             for draw in range(settings.calibration.draws):
                 generator = np.random.default_rng([settings.seed, index, draw])
-                codes = {split: pair.draw(frames[split], generator) for split in SPLITS}
+                codes = {split: pair.draw(frames[split], generator) for split in manifest.SPLITS}
                 orders = [shuffled(codes["test"], generator) for _ in range(settings.shuffles)]
                 found = pairwise(codes["test"], orders, codebook_size)
-                splits = Splits(*(torch.from_numpy(codes[split][::-1].copy()) for split in SPLITS))
+                splits = Splits(*(torch.from_numpy(codes[split][::-1].copy()) for split in manifest.SPLITS))
                 learned = difference_of_entropies.lower_bound(
                     splits, codebook_size, settings.learned, settings.seed + draw
                 )
@@ -175,9 +173,9 @@ def main() -> None:
     codec = params.section(args.params, "codec", params.Codec)
     corpus = params.section(args.params, "corpus", params.Corpus)
     settings = params.section(args.params, "dependence", params.Dependence)
-    clips = pd.read_parquet(args.manifest, columns=["split"])["split"].value_counts()
-    length = round(corpus.clip_seconds * corpus.sample_rate) // prod(codec.ratios)
-    frames = {split: int(clips.get(split, 0)) * length for split in SPLITS}
+    clips = manifest.read(args.manifest, ["split"])["split"].value_counts()
+    length = round(corpus.clip_seconds * corpus.sample_rate) // codec.sizes.hop_length
+    frames = {split: int(clips.get(split, 0)) * length for split in manifest.SPLITS}
     used = {"dependence": settings.model_dump(), "codebook_size": codec.codebook_size, "frames": frames}
     result = calibrate(frames, codec.codebook_size, settings)
     files.write_json(args.out, result | {"provenance": provenance.record(used, seed=settings.seed)})

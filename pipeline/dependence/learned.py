@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.special import entr
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline import files, job, params, provenance, statistics
-from pipeline.dependence.pairwise import ALIGNMENTS, flattened, test_tracks
+from pipeline import files, job, manifest, params, provenance, statistics
+from pipeline.dependence.pairwise import ALIGNMENTS, flattened
 
-SPLITS = ("train", "validation", "test")
 CHECKS = 4  # looks at the validation frames in a training run
 AT_ONCE = 8192  # frames, where nothing is learned
 
@@ -209,24 +209,18 @@ def _entropy(counts: np.ndarray) -> np.ndarray:
     return entr(p).sum(axis=-1) / np.log(2)
 
 
-def _read(folder: Path, align: Callable[[np.ndarray], np.ndarray], codebook_size: int) -> Splits:
-    """Aligned codes of a folder of tokens."""
-    streams = []
-    for split in SPLITS:
-        path = folder / f"{split}.npy"
-        codes = np.asarray(files.read_array(path))
-        if codes.ndim != 3 or 0 in codes.shape or not np.issubdtype(codes.dtype, np.integer):
-            raise job.JobError(
-                f"{path} must hold integer codes [n, K, T], got {codes.dtype} of shape {codes.shape}; make it again"
-            )
-        if codes.min() < 0 or codes.max() >= codebook_size:
-            raise job.JobError(
-                f"{path} holds codes {codes.min()}..{codes.max()}, outside 0..{codebook_size - 1} of the codebook"
-            )
-        streams.append(torch.from_numpy(flattened(align(codes)).astype(np.int64)))
-    if len({len(codes) for codes in streams}) > 1:
-        raise job.JobError(f"the splits in {folder} differ in their number of codebooks; make the tokens again")
-    return Splits(*streams)
+def _read(folder: Path, clips: pd.DataFrame, codec: params.Codec) -> dict[str, Splits]:
+    """Codes of a folder of tokens under each of `ALIGNMENTS`."""
+    codes = {
+        split: manifest.read_tokens(
+            folder, split, len(manifest.of_split(clips, split)), codec.codebooks, codec.codebook_size
+        )
+        for split in manifest.SPLITS
+    }
+    return {
+        name: Splits(*(torch.from_numpy(flattened(align(codes[split])).astype(np.int64)) for split in manifest.SPLITS))
+        for name, align in ALIGNMENTS.items()
+    }
 
 
 def main() -> None:
@@ -242,8 +236,8 @@ def main() -> None:
     confidence = params.section(args.params, "report", params.Report).confidence
 
     size, codebooks = codec.codebook_size, codec.codebooks
-    aligned = {name: _read(args.tokens, align, size) for name, align in ALIGNMENTS.items()}
-    tracks = test_tracks(args.manifest, len(files.read_array(args.tokens / "test.npy")))
+    clips = manifest.read(args.manifest)
+    aligned, tracks = _read(args.tokens, clips, codec), manifest.track_numbers(manifest.of_split(clips, "test"))
     # The last codebook's others are all that come before it: one network for both.
     networks = len(ALIGNMENTS) * (2 * codebooks - 2)
     found = {}

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from pipeline import files, job, params, provenance, statistics
+from pipeline import files, job, manifest, params, provenance, statistics
 from pipeline.dependence.information import (
     ESTIMATORS,
     Histograms,
@@ -263,21 +262,6 @@ def _histograms(codes: np.ndarray, codebook_size: int) -> Histograms:
     return found
 
 
-def test_tracks(manifest: Path, clips: int) -> np.ndarray:
-    """Track of each clip of the test split, numbered from 0, `[clips]`.
-
-    Raises:
-        ValueError: the manifest lists another number of clips than there are codes of.
-    """
-    rows = pd.read_parquet(manifest, columns=["track_id", "split"])
-    tracks = rows.loc[rows["split"] == "test", "track_id"].to_numpy(str)
-    if len(tracks) != clips:
-        raise ValueError(
-            f"codes of {clips} clips, but the manifest's test split lists {len(tracks)}; make the tokens again"
-        )
-    return np.unique(tracks, return_inverse=True)[1]
-
-
 def main() -> None:
     """Measures one codec's held-out test codes and writes JSON."""
     parser = job.parser("Measure the dependence between codebooks on held-out codes.")
@@ -290,12 +274,9 @@ def main() -> None:
     settings = params.section(args.params, "dependence", params.Dependence)
     confidence = params.section(args.params, "report", params.Report).confidence
 
-    codes = np.asarray(files.read_array(args.tokens / "test.npy"))
-    if codes.ndim != 3 or 0 in codes.shape:
-        raise job.JobError(
-            f"{args.tokens / 'test.npy'} must hold codes [n, K, T], got shape {codes.shape}; make it again"
-        )
-    tracks = test_tracks(args.manifest, len(codes))
+    rows = manifest.of_split(manifest.read(args.manifest), "test")
+    codes = manifest.read_tokens(args.tokens, "test", len(rows), codec.codebooks, codec.codebook_size)
+    tracks = manifest.track_numbers(rows)
     size = codec.codebook_size
     with job.Progress(f"dependence/{args.tokens.name}", len(LAGS), "lag") as progress:
         found = {name: measure(align(codes), tracks, size, settings, confidence) for name, align in ALIGNMENTS.items()}

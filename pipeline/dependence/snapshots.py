@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file
 
-from pipeline import job, params
+from pipeline import job, manifest, params
 from pipeline.codec import model as codecs
 from pipeline.codec.reconstruction import criterion
 from pipeline.codec.tokens import encoded
@@ -52,8 +52,7 @@ def main() -> None:
     device = job.prepare(arguments)
     macro = params.section(arguments.params, "codec", params.Codec).independence
     settings = params.section(arguments.params, "dependence", params.Dependence)
-    manifest = pd.read_parquet(arguments.corpus / "manifest.parquet")
-    rows = manifest.loc[manifest["split"] == "test", "row"].to_numpy()
+    rows = manifest.of_split(manifest.read(arguments.corpus / "manifest.parquet"), "test")["row"].to_numpy()
     # Evenly spread over the split, and so over its tracks; all codecs' snapshots are measured on the same clips.
     chosen = rows[np.linspace(0, len(rows) - 1, min(settings.snapshot_clips, len(rows))).round().astype(int)]
     audio = read_array(arguments.corpus / "audio.npy")

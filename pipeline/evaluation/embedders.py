@@ -22,6 +22,7 @@ from torch import Tensor
 from pipeline import audio, fetch, provenance
 from pipeline.evaluation.frechet import Gaussian
 from pipeline.job import JobError
+from pipeline.params import choice
 from pipeline.pretrained import cdpam, musicnn
 
 ROBERTA_TOKENS = 50_265
@@ -97,7 +98,6 @@ OUTSIDE = {
         ),
     ),
 }
-NAMES = ("musicnn-mtt", "musicnn-msd", "cdpam", *OUTSIDE)
 # fadtk's statistics of FMA-Pop (Gui et al. 2023), by what it calls these embedders.
 FMA_POP = {
     "cdpam": "cdpam-acoustic",
@@ -113,7 +113,7 @@ def load(name: str, downloads: Path | str, checkpoints: Path | str, device: torc
     Where `HF_HUB_OFFLINE` is set to 1 (runtime.offline), a missing checkpoint is an error; else it is downloaded.
 
     Args:
-        name: one of `NAMES`.
+        name: one of `EMBEDDERS`.
         downloads: folder that keeps what package archives gave.
         checkpoints: folder of the checkpoints that no package has, relative to the repository unless absolute.
         device: where it runs.
@@ -121,12 +121,15 @@ def load(name: str, downloads: Path | str, checkpoints: Path | str, device: torc
     Raises:
         JobError: a checkpoint is missing, or what was loaded is of no use; the message says how to get it.
     """
-    if name in OUTSIDE:
-        return _outside(name, provenance.ROOT / checkpoints, device)
-    if name == "cdpam":
-        path = fetch.cdpam_checkpoint(downloads)
-        network = cdpam.load(path).to(device)
-        return Embedder(name, cdpam.SAMPLE_RATE, network.embed, _identity(name, fetch.CDPAM, device), cdpam.resample)
+    return choice("EMBEDDERS", name)(name, downloads, provenance.ROOT / checkpoints, device)
+
+
+def _cdpam(name: str, downloads: Path | str, _: Path, device: torch.device) -> Embedder:
+    network = cdpam.load(fetch.cdpam_checkpoint(downloads)).to(device)
+    return Embedder(name, cdpam.SAMPLE_RATE, network.embed, _identity(name, fetch.CDPAM, device), cdpam.resample)
+
+
+def _musicnn(name: str, downloads: Path | str, _: Path, device: torch.device) -> Embedder:
     tagger = musicnn.load(name.removeprefix("musicnn-"), fetch.musicnn_folder(downloads)).to(device)
     return Embedder(
         name,
@@ -143,7 +146,7 @@ def fma_pop(name: str, downloads: Path | str) -> Gaussian:
         return Gaussian.of(*(arrays[f"{FMA_POP[name]}.{part}"] for part in ("mu", "cov")))
 
 
-def _outside(name: str, folder: Path, device: torch.device) -> Embedder:
+def _outside(name: str, _: Path | str, folder: Path, device: torch.device) -> Embedder:
     found = OUTSIDE[name]
     missing = [checkpoint for checkpoint in found.checkpoints if not (folder / checkpoint.path).exists()]
     if missing and os.environ.get("HF_HUB_OFFLINE") == "1":
@@ -236,3 +239,16 @@ def _identity(name: str, weights: Any, device: torch.device) -> str:
     return provenance.digest(
         [name, weights, provenance.source_digest("pipeline.evaluation.embedders"), torch.__version__, device.type]
     )
+
+
+# How each is loaded, given its name, the folder of downloads, that of checkpoints, and the device.
+EMBEDDERS: dict[str, Callable[[str, Path | str, Path, torch.device], Embedder]] = {
+    "musicnn-mtt": _musicnn,
+    "musicnn-msd": _musicnn,
+    "cdpam": _cdpam,
+    "vggish": _outside,
+    "clap-laion-music": _outside,
+    "encodec": _outside,
+    "pann": _outside,
+    "passt": _outside,
+}

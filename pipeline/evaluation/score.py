@@ -15,10 +15,11 @@ import pandas as pd
 import torch
 
 from pipeline import audio, fetch, files, job, params, provenance, statistics
-from pipeline.corpus import captions
+from pipeline import manifest as manifests
 from pipeline.evaluation import embedders, frechet, tagging
 from pipeline.evaluation.embedders import Embedder
 from pipeline.evaluation.frechet import Gaussian
+from pipeline.manifest import evaluation_rows, turns
 from pipeline.pretrained import musicnn
 
 # Real music: of the test split, and as many clips of the validation split. Clips that others made: a folder.
@@ -277,10 +278,10 @@ def clips_of(system: str, source: Path, manifest: pd.DataFrame, clips: int, rate
     """The clips of a system.
 
     The reference and the floor are rows of the corpus; a system of the study has one clip for each caption of the test
-    split's `captions.evaluation_rows`, in their order. A system from outside is a folder of audio files, and maybe a
+    split's `manifest.evaluation_rows`, in their order. A system from outside is a folder of audio files, and maybe a
     `table` of them.
     """
-    rows = captions.evaluation_rows(manifest, clips, "validation" if system == FLOOR else "test")
+    rows = evaluation_rows(manifest, clips, "validation" if system == FLOOR else "test")
     if system.startswith(OUTSIDE):
         return _outside(source, table, rows)
     samples = files.read_array(source)
@@ -325,7 +326,7 @@ def _outside(folder: Path, table: Path | None, rows: pd.DataFrame) -> Clips:
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:
     columns = {"clip_id": rows["clip_id"], "track_id": rows["track_id"], "caption": rows["caption_0"]}
-    return pd.DataFrame({**columns, "turn": captions.turns(rows)}).reset_index(drop=True)
+    return pd.DataFrame({**columns, "turn": turns(rows)}).reset_index(drop=True)
 
 
 def embed(args: argparse.Namespace) -> None:
@@ -338,8 +339,7 @@ def embed(args: argparse.Namespace) -> None:
         raise ValueError(
             f"evaluation.seconds keeps {evaluation.seconds} s of clips of {corpus.clip_seconds} s: lower it"
         )
-    manifest = pd.read_parquet(args.manifest)
-    clips = clips_of(args.system, args.audio, manifest, wanted, corpus.sample_rate, args.captions)
+    clips = clips_of(args.system, args.audio, manifests.read(args.manifest), wanted, corpus.sample_rate, args.captions)
     names = clips.names
     asked = {
         name: embedders.load(name, args.downloads, args.checkpoints, device)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 SEANET = {
     "filters": "num_filters",
     "ratios": "upsampling_ratios",
-    "dimension": "hidden_size",
     "residual_layers": "num_residual_layers",
     "kernel_size": "kernel_size",
     "residual_kernel_size": "residual_kernel_size",
@@ -104,6 +103,8 @@ def from_transformers(model: "EncodecModel") -> codecs.Codec:
             "codebooks": len(codebooks),
             "codebook_size": model.config.codebook_size,
             "latent_norm": model.config.model_type == LATENT_NORM,
+            "dimension": model.config.hidden_size,
+            "architecture": "seanet",
             "seanet": names | {"ratios": list(names["ratios"]), "lstm_layers": 0 if silent else names["lstm_layers"]},
         }
     ).eval()
@@ -203,6 +204,8 @@ def _transformers(latent_norm: bool) -> tuple[type["EncodecConfig"], type["Encod
 
 def _encodec_config(configuration: dict) -> "EncodecConfig":
     """The EncodecConfig of a codec's configuration; ValueError where there is none."""
+    if configuration["architecture"] != "seanet":
+        raise ValueError(f"EncodecModel is a SEANet, and this codec's architecture is {configuration['architecture']}")
     size, sizes = configuration["codebook_size"], configuration["seanet"]
     if size < 2 or size & (size - 1):
         raise ValueError(f"EncodecModel takes codebooks of 2, 4, 8, ... codes, and this codec's have {size}")
@@ -212,6 +215,7 @@ def _encodec_config(configuration: dict) -> "EncodecConfig":
         | {theirs: sizes[ours] for ours, theirs in SEANET.items()}
         | {"num_lstm_layers": max(sizes["lstm_layers"], 1)},
         sampling_rate=configuration["sample_rate"],
+        hidden_size=configuration["dimension"],
         codebook_size=size,
     )
     # It knows its codebooks by the bandwidth in kb/s, and rounds down: 4 at 2.2 kb/s must not become 3.

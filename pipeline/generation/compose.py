@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 from pipeline import audio, job, params
+from pipeline import manifest as manifests
 from pipeline.codec import model as codecs
-from pipeline.corpus.captions import evaluation_rows
 from pipeline.fetch import minilm_folder
 from pipeline.files import atomic
 from pipeline.generation import sampling
@@ -80,6 +80,7 @@ def main() -> None:
                 guidance_scale=how.guidance_scale,
                 top_k=how.top_k,
                 temperature=how.temperature,
+                decoding=how.decoding,
                 prompt=None if prompt is None else prompt.expand(len(some), -1, -1),
             )
             for file, waveform in zip(some["file"], codec.decode(codes).cpu().numpy(), strict=True):
@@ -95,7 +96,7 @@ def _pieces(captions: list[str] | None, manifest: Path | None, clips: int) -> pd
     if manifest is None:
         pieces = pd.DataFrame({"caption": captions, "clip_id": captions})
     else:
-        rows = evaluation_rows(pd.read_parquet(manifest), clips)
+        rows = manifests.evaluation_rows(manifests.read(manifest), clips)
         pieces = pd.DataFrame({"caption": rows["caption_0"].tolist(), "clip_id": rows["clip_id"].astype(str).tolist()})
     return pieces.assign(file=[f"{number:04}.wav" for number in range(len(pieces))])
 

@@ -9,18 +9,16 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline import job, params, provenance
+from pipeline import job, manifest, params, provenance
 from pipeline.audio import to_int16
 from pipeline.codec import model as codecs
-from pipeline.corpus.captions import evaluation_rows
 from pipeline.files import atomic, write_array, write_json
 from pipeline.lm import conditioning
 from pipeline.lm import model as language_model
@@ -39,6 +37,7 @@ def generate(
     guidance_scale: float,
     top_k: int,
     temperature: float,
+    decoding: str = "factorised",
     prompt: Tensor | None = None,
 ) -> Tensor:
     """Codes `[B, K, T]` for B texts, step by step of the model's codebook pattern.
@@ -54,6 +53,7 @@ def generate(
         guidance_scale: 1 leaves the null text out.
         top_k: how many of the likeliest tokens may be drawn; 1 is greedy.
         temperature: the logits are divided by it.
+        decoding: how the codebooks of one step are drawn, one of `DECODINGS`.
         prompt: codes of the first P frames `[B, K, P]`, which are kept and continued.
 
     Raises:
@@ -70,6 +70,7 @@ def generate(
             raise ValueError(f"prompt must be {(clips, codebooks)} and at most {frames}, got {tuple(prompt.shape)}")
         codes[:, :, : prompt.shape[2]] = prompt
         wanted[:, :, : prompt.shape[2]] = False
+    draw: Draw = params.choice("DECODINGS", decoding)
     guided = guidance_scale != 1
     if guided:
         text, text_mask = torch.cat([text, text]), torch.cat([text_mask, torch.zeros_like(text_mask)])
@@ -90,10 +91,15 @@ def generate(
         present = slice(*spans[step])
         if present.start == present.stop:
             continue
-        logits = model.logits(hidden, present)
-        if guided:
-            logits = guide(*logits.chunk(2), guidance_scale)
-        drawn = sample(logits, noise[:, present, step], top_k=top_k, temperature=temperature)
+        drawn = draw(
+            model,
+            hidden,
+            present,
+            noise[:, present, step],
+            guidance_scale=guidance_scale,
+            top_k=top_k,
+            temperature=temperature,
+        )
         now = laid[:, present, step + 1]
         now.copy_(torch.where(wanted[present, step], drawn, now))
     return pattern.collect(laid[:, :, 1:])
@@ -125,6 +131,53 @@ def extend(
         grown = generate(model, text, text_mask, frames=length, uniforms=numbers, prompt=codes[:, :, start:], **how)
         codes = torch.cat([codes[:, :, :start], grown], dim=2)
     return codes[:, :, :frames]
+
+
+class Draw(Protocol):
+    """How the tokens of one step are drawn: what an entry of a table `DECODINGS` in this folder has to be."""
+
+    def __call__(
+        self,
+        model: LanguageModel,
+        hidden: Tensor,
+        codebooks: slice,
+        uniform: Tensor,
+        *,
+        guidance_scale: float,
+        top_k: int,
+        temperature: float,
+    ) -> Tensor:
+        """Tokens `[B, n]` of n neighbouring codebooks.
+
+        Args:
+            model: the language model.
+            hidden: the transformer's output at this step `[B, width]`, or under guidance `[2 B, width]`, null texts last.
+            codebooks: which n of them stand at this step.
+            uniform: `[B, n]`, in [0, 1), which decide the tokens.
+            guidance_scale: 1 means that there is no null text.
+            top_k: as in `generate`.
+            temperature: as in `generate`.
+        """
+
+
+def factorised(
+    model: LanguageModel,
+    hidden: Tensor,
+    codebooks: slice,
+    uniform: Tensor,
+    *,
+    guidance_scale: float,
+    top_k: int,
+    temperature: float,
+) -> Tensor:
+    """Each token of the step by itself, given all earlier steps: the product of marginals."""
+    logits = model.logits(hidden, codebooks)
+    if guidance_scale != 1:
+        logits = guide(*logits.chunk(2), guidance_scale)
+    return sample(logits, uniform, top_k=top_k, temperature=temperature)
+
+
+DECODINGS: dict[str, Draw] = {"factorised": factorised}
 
 
 def guide(conditional: Tensor, null: Tensor, scale: float) -> Tensor:
@@ -183,7 +236,7 @@ def main() -> None:
     ):
         raise ValueError(f"{args.lm} was not trained on tokens of {args.codec}: their codebooks differ")
     text = conditioning.load(args.text)
-    clips = evaluation_rows(pd.read_parquet(args.manifest), settings.clips)
+    clips = manifest.evaluation_rows(manifest.read(args.manifest), settings.clips)
     captions = text.rows(clips["caption_0"].tolist())
     frames = model.shape.frames
 
@@ -210,6 +263,7 @@ def main() -> None:
                     guidance_scale=settings.guidance_scale,
                     top_k=settings.top_k,
                     temperature=settings.temperature,
+                    decoding=settings.decoding,
                 )
             with stopwatch(device) as decoded:
                 audio = torch.cat([codec.decode(chunk) for chunk in codes.split(codecs.AT_ONCE)])

@@ -16,9 +16,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import job, params, provenance
+from pipeline import job, manifest, params, provenance
 from pipeline.codec import model as codecs
-from pipeline.corpus.captions import evaluation_rows
 from pipeline.files import write_json
 from pipeline.generation import sampling
 from pipeline.lm import conditioning
@@ -91,7 +90,7 @@ def main() -> None:
     settings = params.section(args.params, "speed", params.Speed)
     model = language_model.load(args.lm).to(device)
     clip_seconds = model.shape.frames / codecs.load(args.codec, device).frame_rate
-    clips = evaluation_rows(pd.read_parquet(args.manifest), how.clips)
+    clips = manifest.evaluation_rows(manifest.read(args.manifest), how.clips)
     used = {"generation": how.model_dump(mode="json"), "speed": settings.model_dump(mode="json")}
     write_json(
         args.out,

@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipeline import job, params
+from pipeline import job, manifest, params
 from pipeline.fetch import minilm_folder
 from pipeline.files import atomic
 from pipeline.lm.transformer import set_matmul_precision
@@ -118,18 +118,6 @@ def _hub_answers() -> bool:
     return True
 
 
-def caption_columns(manifest: pd.DataFrame) -> list[str]:
-    """Names of the columns that hold paraphrases, `caption_0` to `caption_{P-1}`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    columns = [f"caption_{i}" for i in range(len(manifest.columns)) if f"caption_{i}" in manifest]
-    if not columns:
-        raise ValueError("the manifest has no column caption_0: run the captions stage on it first")
-    return columns
-
-
 def save(text: TextStates, folder: Path) -> None:
     """Writes `states.safetensors` and `captions.parquet`."""
     with atomic(folder / "states.safetensors") as temporary:
@@ -159,8 +147,8 @@ def main() -> None:
     args = parser.parse_args()
     set_matmul_precision(job.prepare(args))
     settings = params.section(args.params, "conditioner", params.Conditioner)
-    manifest = pd.read_parquet(args.manifest)
-    captions = pd.unique(manifest[caption_columns(manifest)].to_numpy().ravel())
+    clips = manifest.read(args.manifest)
+    captions = pd.unique(clips[manifest.caption_columns(clips)].to_numpy().ravel())
     source = minilm_folder(args.downloads) if settings.encoder == MINILM else settings.encoder
     save(embed(list(captions), source, settings.max_tokens), args.out)
 

@@ -22,8 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline import job, params, provenance
-from pipeline.files import atomic, read_array, write_json
+from pipeline import job, manifest, params, provenance
+from pipeline.files import atomic, write_json
 from pipeline.lm import conditioning
 from pipeline.lm import model as language_model
 from pipeline.lm.conditioning import TextStates
@@ -68,10 +68,8 @@ def main() -> None:
     sizes = params.section(args.params, "lm", params.LanguageModel)
     codec = params.section(args.params, "codec", params.Codec)
     text = conditioning.load(args.text)
-    manifest = pd.read_parquet(args.manifest)
-    train_split, validation, test = (
-        load_split(args.tokens, manifest, text, name, codec) for name in ("train", "validation", "test")
-    )
+    clips = manifest.read(args.manifest)
+    train_split, validation, test = (load_split(args.tokens, clips, text, name, codec) for name in manifest.SPLITS)
     shape = Shape.of(
         sizes,
         pattern=args.pattern,
@@ -221,26 +219,17 @@ def bits(nats: np.ndarray) -> np.ndarray:
     return nats.sum(axis=1) / math.log(2)
 
 
-def load_split(tokens: Path, manifest: pd.DataFrame, text: TextStates, name: str, codec: params.Codec) -> Split:
-    """Tokens of a split, in the manifest's order, with the captions of the manifest.
+def load_split(tokens: Path, clips: pd.DataFrame, text: TextStates, name: str, codec: params.Codec) -> Split:
+    """Tokens of a split, in the manifest's order, with the captions of the manifest `clips`.
 
     Raises:
-        ValueError: the tokens are missing, not `[n, K, T]` of this codec, or not as many as the manifest has clips.
+        ValueError: the tokens are missing or do not fit the codec or the manifest; a caption has no text states.
     """
-    path = tokens / f"{name}.npy"
-    if not path.exists():
-        raise ValueError(f"{path} is missing: run pipeline.codec.tokens first")
-    codes = np.array(read_array(path))
-    clips = manifest[manifest["split"] == name]
-    if codes.ndim != 3 or codes.shape[1] != codec.codebooks:
-        raise ValueError(f"{path} must be [n, {codec.codebooks}, T], got {codes.shape}: encode the corpus again")
-    if not len(codes) or len(codes) != len(clips):
-        raise ValueError(f"{path} has {len(codes)} clips, the manifest's {name} split {len(clips)}: encode them again")
-    if codes.max() >= codec.codebook_size:
-        raise ValueError(f"{path} holds token {codes.max()}, codec.codebook_size is {codec.codebook_size}")
-    columns = conditioning.caption_columns(manifest)
-    rows = text.rows(clips[columns].to_numpy().ravel().tolist()).reshape(-1, len(columns))
-    return Split(codes, rows, clips["track_id"].to_numpy(), clips["clip_id"].to_numpy())
+    rows = manifest.of_split(clips, name)
+    codes = manifest.read_tokens(tokens, name, len(rows), codec.codebooks, codec.codebook_size)
+    columns = manifest.caption_columns(rows)
+    captions = text.rows(rows[columns].to_numpy().ravel().tolist()).reshape(-1, len(columns))
+    return Split(codes, captions, rows["track_id"].to_numpy(), rows["clip_id"].to_numpy())
 
 
 def subset(split: Split, clips: int) -> Split:

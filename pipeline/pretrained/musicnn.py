@@ -5,23 +5,19 @@ so that a caption's author does not also judge.
 """
 
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 import torchaudio
 from torch import Tensor, nn
 
-from pipeline import audio, fetch, files, job, params
 from pipeline.pretrained import tensorflow_bundle
 
 SAMPLE_RATE = 16_000  # Hz
 WINDOW, HOP, BINS = 512, 256, 96  # samples, samples, mels
 PATCH = 187  # frames, 3 s
-AT_ONCE = 64  # clips that a thread reads, tags and embeds
 EPSILON = 1e-3  # of TensorFlow's batch norm
 # Patches at a time: on a CPU, what more of them leave behind falls out of the cache.
 CHUNK = {"cpu": 1, "cuda": 256}
@@ -249,54 +245,3 @@ def _batch_norm(variables: dict[str, Tensor], index: int) -> tuple[Tensor, Tenso
     )
     scale = gamma / (variance + EPSILON).sqrt()
     return scale, beta - mean * scale
-
-
-def middle(clip: np.ndarray, rate: int) -> Tensor:
-    """The middle of an int16 clip `[T]` at `rate` Hz, as long as one patch, at 16 kHz: `[47616]`.
-
-    Raises:
-        ValueError: the clip is shorter than that.
-    """
-    wanted = (PATCH - 1) * HOP
-    length = -(-wanted * rate // SAMPLE_RATE)
-    if len(clip) < length:
-        raise ValueError(f"a clip has {len(clip) / rate:.2f} s, a patch takes {wanted / SAMPLE_RATE:.2f} s")
-    start = (len(clip) - length) // 2
-    waveform = audio.resample(audio.to_float(clip[start : start + length]), rate, SAMPLE_RATE)
-    return torch.from_numpy(waveform[:wanted])
-
-
-def main() -> None:
-    """Tags of MSD_musicnn and embeddings of MTT_musicnn for the middle of each clip of a corpus, as `.npz`."""
-    parser = job.parser("Tag and embed the middle three seconds of every clip.")
-    parser.add_argument("--corpus", type=Path, required=True, help="folder with audio.npy")
-    parser.add_argument("--downloads", required=True, help="folder that keeps what was downloaded")
-    parser.add_argument("--out", type=Path, required=True, help="tags.npz")
-    args = parser.parse_args()
-    # Each of so many threads gets batches of its own and one of torch's, so that their number changes no bit.
-    threads, args.threads = args.threads, 1
-    device = job.prepare(args)
-    rate = params.section(args.params, "corpus", params.Corpus).sample_rate
-
-    folder = fetch.musicnn_folder(args.downloads)
-    tagger, embedder = load("msd", folder).to(device), load("mtt", folder).to(device)
-    clips = files.read_array(args.corpus / "audio.npy")
-    tags = np.empty((len(clips), len(TAGS["msd"])), np.float32)
-    embeddings = np.empty((len(clips), 200), np.float32)
-
-    def answer(start: int) -> int:
-        rows = slice(start, start + AT_ONCE)
-        patches = log_mel_patches(torch.stack([middle(clip, rate) for clip in clips[rows]]).to(device))[:, 0]
-        tags[rows] = tagger(patches).logits.sigmoid().cpu()
-        embeddings[rows] = embedder(patches).penultimate.cpu()
-        return min(rows.stop, len(clips))
-
-    with job.Progress("tags", len(clips), "clip") as progress, ThreadPoolExecutor(threads) as pool:
-        for done in pool.map(answer, range(0, len(clips), AT_ONCE)):
-            progress.update(done)
-    with files.atomic(args.out) as temporary:
-        np.savez(temporary, msd=tags, mtt_penultimate=embeddings, msd_tags=np.array(TAGS["msd"]))
-
-
-if __name__ == "__main__":
-    job.run(main)

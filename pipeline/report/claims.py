@@ -11,9 +11,9 @@ the stated margin, and against it where the whole interval lies on the other. A 
 - not tested, where the study lacks what it takes.
 
 C1  Mutual information by the estimator that `pipeline.dependence.calibration` chooses, from known truths and no codec,
-    summed over pairs of codebooks, codec with the loss minus codec without; at equal time, or under the delay shift where the loss
-    is delayed: lower than 0. Where the loss cost more than `ENTROPY_COST` of the summed entropy in any seed,
-    information normalised by the sum of entropies decides instead, for a codec that says less shares less.
+    summed over pairs of codebooks, codec with the loss minus codec without; at equal time, or under the delay shift
+    where the loss is delayed: lower than 0. Where the loss cost more than `ENTROPY_COST` of the summed entropy in any
+    seed, information normalised by the sum of entropies decides instead, for a codec that says less shares less.
     Beside it, deciding nothing: the total correlation that a learned model finds, a bound from below, whose gap to the
     truth need not be the same for two codecs.
 C2  Spearman's rank correlation of MMD and mutual information over codecs and seeds: positive with p under
@@ -46,7 +46,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline import statistics
+from pipeline import params, statistics
 from pipeline.report.results import ALIGNMENTS, ESTIMATORS, Model, Results
 from pipeline.statistics import Estimate
 
@@ -105,7 +105,7 @@ def assess(results: Results) -> list[Claim]:
     Raises:
         ValueError: a result file that the study should have made is missing or does not fit the others.
     """
-    return [rule(results) for rule in (_c1, _c2, _c3, _c4, _c5, _c6, _c7)]
+    return [params.choice("CLAIMS", name)(results) for name in results.claims]
 
 
 def combine(verdicts: list[str]) -> str:
@@ -133,7 +133,7 @@ def _claim(id_: str, measured: str, rests_on: str, findings: list[Finding]) -> C
     return Claim(id_, measured, combine(deciding), rests_on if findings else "nothing", findings)
 
 
-def _c1(results: Results) -> Claim:
+def c1(results: Results) -> Claim:
     return _less_dependence(results, "C1", [PAPER])
 
 
@@ -189,7 +189,7 @@ def _beyond_pairs(results: Results, ours: str, theirs: str, seed: int, alignment
     return [_finding(f"total correlation bound, {ALIGNMENTS[alignment]} (bits)", of, seed, change)]
 
 
-def _c2(results: Results) -> Claim:
+def c2(results: Results) -> Claim:
     findings, alpha = [], 1 - results.confidence
     runs = [run for run in results.runs if results.codecs[run[0]].quantizer == PAPER]
     for alignment, where in ALIGNMENTS.items():
@@ -208,7 +208,7 @@ def _c2(results: Results) -> Claim:
     return _claim("C2", "rank correlation of MMD and mutual information on held-out codes", rests_on, findings)
 
 
-def _c3(results: Results) -> Claim:
+def c3(results: Results) -> Claim:
     findings = []
     for ours, theirs in results.pairs(PAPER):
         findings += _music(results, ours, theirs)
@@ -223,7 +223,7 @@ def _c3(results: Results) -> Claim:
     return _claim("C3", measured, _generated(results), findings)
 
 
-def _c4(results: Results) -> Claim:
+def c4(results: Results) -> Claim:
     findings = []
     for joint in results.models:
         marginal = joint._replace(pattern="delay")
@@ -245,7 +245,7 @@ def _c4(results: Results) -> Claim:
     return _claim("C4", measured, rests_on, findings)
 
 
-def _c5(results: Results) -> Claim:
+def c5(results: Results) -> Claim:
     findings = []
     losses = {name: results.codecs[name].loss for name, _ in results.pairs(PAPER)}
     for ours in (name for name, loss in losses.items() if loss.delay):
@@ -272,7 +272,7 @@ def _c5(results: Results) -> Claim:
     return _claim("C5", measured, _generated(results), findings)
 
 
-def _c6(results: Results) -> Claim:
+def c6(results: Results) -> Claim:
     measured = (
         f"SI-SDR and log-mel distance, with the loss minus without; margins {SI_SDR_MARGIN} dB and {LOG_MEL_MARGIN:.0%}"
     )
@@ -301,7 +301,7 @@ def _reconstruction(results: Results, quantizer: str) -> list[Finding]:
     return findings
 
 
-def _c7(results: Results) -> Claim:
+def c7(results: Results) -> Claim:
     quantizers = list(dict.fromkeys(codec.quantizer for codec in results.codecs.values() if codec.quantizer != PAPER))
     claim = _less_dependence(results, "C7", quantizers)
     beside = [
@@ -350,3 +350,14 @@ def _generated(results: Results) -> str:
 
 def _seeds(seeds: list[int]) -> str:
     return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
+
+
+CLAIMS: dict[str, Callable[[Results], Claim]] = {
+    "C1": c1,
+    "C2": c2,
+    "C3": c3,
+    "C4": c4,
+    "C5": c5,
+    "C6": c6,
+    "C7": c7,
+}

@@ -54,7 +54,8 @@ class Results:
         self.root = root
         self.study = params.section(argument, "study", params.Study)
         self.evaluation = params.section(argument, "evaluation", params.Evaluation)
-        self.confidence = params.section(argument, "report", params.Report).confidence
+        report = params.section(argument, "report", params.Report)
+        self.confidence, self.claims = report.confidence, report.claims
 
     @property
     def codecs(self) -> dict[str, params.StudyCodec]:
