@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from pipeline import fetch, params, provenance
 from pipeline.audio import Audio
 from pipeline.corpus import clips as corpus
-from pipeline.corpus import sheet_music as scores
 from pipeline.corpus import soundtracks
+from pipeline.corpus.source import Track, Unusable
 from pipeline.job import JobError
+from pipeline.manifest import SPLITS
 
 RATE = 16_000  # Hz
 
@@ -32,9 +33,9 @@ def settings(**changes: Any) -> params.Corpus:
     return params.Corpus.model_validate({**data, "clip_seconds": 1.0, "clips_per_track": 5, **changes})
 
 
-def track(name: str, group: str = "", title: str = "") -> corpus.Track:
+def track(name: str, group: str = "", title: str = "") -> Track:
     digest = hashlib.sha256(name.encode()).hexdigest()
-    return corpus.Track(name, group or name, "tunes", title or name, "", "GPL", f"{name}.ogg", digest, "", "", "")
+    return Track(name, group or name, "tunes", title or name, "", "GPL", f"{name}.ogg", digest, "", "", "")
 
 
 def noise(seconds: float, seed: int = 0, rate: int = RATE) -> Audio:
@@ -42,7 +43,7 @@ def noise(seconds: float, seed: int = 0, rate: int = RATE) -> Audio:
     return Audio((0.1 * samples).astype(np.float32), rate)
 
 
-def source(*tracks: tuple[corpus.Track, Audio]) -> list[Any]:
+def source(*tracks: tuple[Track, Audio]) -> list[Any]:
     return [(known, functools.partial(lambda heard: (heard, {}), heard)) for known, heard in tracks]
 
 
@@ -125,7 +126,7 @@ def test_what_gives_no_clip_says_why() -> None:
     assert reason(Audio(np.zeros(2 * RATE, np.float32), RATE)) == "silent"
 
     def unusable() -> Any:
-        raise scores.Unusable("names a publisher")
+        raise Unusable("names a publisher")
 
     assert corpus.cut(track("t"), unusable, settings()).dropped == "names a publisher"
 
@@ -197,7 +198,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         rows.append(("tunes", path, digest, f"Title {index}", f"A{index}", f"tunes/{index}", "Metal", "metal", "GPL"))
     deb(tmp_path / "tunes_1.0_all.deb", files)
     with (tmp_path / "catalogue.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([soundtracks.Track._fields, *rows])
+        csv.writer(file).writerows([soundtracks.Listed._fields, *rows])
     monkeypatch.setattr(soundtracks, "CATALOGUE", tmp_path / "catalogue.csv")
     monkeypatch.setattr(soundtracks, "PACKAGES", {"tunes": fetch.Package("tunes", "tunes_1.0_all.deb", "0" * 64)})
     monkeypatch.chdir(tmp_path)
@@ -215,7 +216,7 @@ def test_packages_become_a_corpus(packaged: Path, monkeypatch: pytest.MonkeyPatc
     run(monkeypatch, packaged, soundtracks={"packages": ["tunes"]})
     clips = pd.read_parquet("out/clips.parquet")
     assert len(clips) == 80
-    assert set(clips["split"]) == set(corpus.SPLITS)
+    assert set(clips["split"]) == set(SPLITS)
     assert set(clips["style"]) == {'["metal"]'}
     assert set(clips["facts"]) == {""}
 

@@ -146,7 +146,7 @@ def test_a_corpus_is_built_of_it_with_its_own_captions(tmp_path: Path) -> None:
         scores=params.Scores(collections=["bach"], works=1, renditions=1, seconds=1),
         local=params.Local(audio=str(tmp_path / "music"), metadata=str(table)),
     )
-    source, total = corpus._local(settings)
+    source, total = datasets.open_local(settings, "apt", "downloads")
     summary = corpus.build(source, total, settings, tmp_path / "out")
     assert (total, summary["tracks"], summary["clips"]) == (13, 12, 24)
     assert "cannot be decoded" in summary["dropped"]["tracks"]["folder.broken"]
