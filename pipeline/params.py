@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 PACKAGE = Path(__file__).parent
+SPLITS = ("train", "validation", "test")
 # Each kind of choice is a table, name -> code, which any module of its package may define: a new module with such a
 # table adds its names to the choice, and nothing else has to know of it.
 TABLES = {"SOURCES": "corpus", "QUANTIZERS": "codec", "ARCHITECTURES": "codec", "PATTERNS": "lm"}
