@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 PACKAGE = Path(__file__).parent
 SPLITS = ("train", "validation", "test")
@@ -426,6 +426,10 @@ class Evaluation(_Section):
         return self
 
 
+class Confidence(RootModel[Fraction]):
+    """Level of an interval."""
+
+
 class Report(_Section):
     """Tables and figures."""
 
@@ -505,6 +509,13 @@ def section(argument: str, name: str, model: type[S]) -> S:
     if not holds(argument, name):
         raise ParamsError(f"--params lacks the section '{name}': give params.yaml or JSON with that key")
     return checked(model, _read(argument)[name], f"--params, {name}")
+
+
+def confidence(argument: str) -> float:
+    """Level of the study's intervals: `report.confidence`, which a rule hands over alone, for the report is not its own."""
+    if not holds(argument, "confidence"):
+        return section(argument, "report", Report).confidence
+    return section(argument, "confidence", Confidence).root
 
 
 def holds(argument: str, name: str) -> bool:

@@ -24,10 +24,11 @@ rule trunk:
     params:
         settings=settings("codec", "corpus"),
         code=code("pipeline.codec.train", "ARCHITECTURES", "QUANTIZERS"),
-        out=study.TRUNK,
+        out=at(study.TRUNK),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.codec.train trunk --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --quantizer {wildcards.quantizer} --seed {wildcards.seed} --corpus {study.CORPUS}"
+        " --quantizer {wildcards.quantizer} --seed {wildcards.seed} --corpus {params.corpus}"
         " --out {params.out} > {log} 2>&1"
 
 
@@ -61,11 +62,12 @@ rule codec_branch:
         code=code("pipeline.codec.train", "ARCHITECTURES", "QUANTIZERS"),
         quantizer=lambda wildcards: STUDY.codecs[wildcards.codec].quantizer,
         trunk=lambda wildcards, input: Path(input.trunk[0]).parent,
-        out=study.CODEC,
+        out=at(study.CODEC),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.codec.train branch --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --quantizer {params.quantizer} --name {wildcards.codec} --seed {wildcards.seed}"
-        " --corpus {study.CORPUS} --trunk {params.trunk} --out {params.out} > {log} 2>&1"
+        " --corpus {params.corpus} --trunk {params.trunk} --out {params.out} > {log} 2>&1"
 
 
 rule reconstruction:
@@ -88,10 +90,11 @@ rule reconstruction:
     params:
         settings=settings("codec", "corpus"),
         code=code("pipeline.codec.reconstruction", "ARCHITECTURES", "QUANTIZERS"),
-        codec=study.CODEC,
+        codec=at(study.CODEC),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.codec.reconstruction --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --codec {params.codec} --corpus {study.CORPUS} --out {output.metrics} > {log} 2>&1"
+        " --codec {params.codec} --corpus {params.corpus} --out {output.metrics} > {log} 2>&1"
 
 
 rule tokenize:
@@ -116,10 +119,11 @@ rule tokenize:
     params:
         settings=settings("corpus"),
         code=code("pipeline.codec.tokens", "ARCHITECTURES", "QUANTIZERS"),
-        codec=study.CODEC,
+        codec=at(study.CODEC),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.codec.tokens --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --codec {params.codec} --corpus {study.CORPUS} --split {wildcards.split} --out {output} > {log} 2>&1"
+        " --codec {params.codec} --corpus {params.corpus} --split {wildcards.split} --out {output} > {log} 2>&1"
 
 
 # The test split's tokens of every codec, the others' where a model learns from them.

@@ -77,6 +77,28 @@ def every(parts, *templates: str, **wildcards) -> list[str]:
     ]
 
 
+def audio_of(wildcards) -> str:
+    """The audio of a system; a folder from outside counts by its contents, not by its date."""
+    audio = STUDY.audio(wildcards.system)
+    return ancient(audio) if outside(wildcards) else audio
+
+
+def outside(wildcards) -> list[str]:
+    """The folder of a system from outside and, if it has one, its captions file; nothing for the study's own."""
+    paths = [STUDY.audio(wildcards.system), STUDY.captions(wildcards.system)]
+    return list(filter(None, paths)) if wildcards.system.startswith("outside/") else []
+
+
+def contents(*paths: str) -> list[str]:
+    """Digests of files and folders that no rule makes, so that what they hold decides whether a result is up to date."""
+    return [provenance.content_digest(path) for path in paths if path]
+
+
+def at(place: str) -> Callable[..., str]:
+    """A place of the study with a job's wildcards, as one of its parameters."""
+    return lambda wildcards: place.format(**wildcards)
+
+
 def environment(wildcards) -> str | None:
     """The conda environment that jobs activate under `--sdm conda`; else they run in Snakemake's own."""
     return (

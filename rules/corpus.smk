@@ -1,12 +1,6 @@
 """Corpus: clips of music, their tags and captions, one manifest."""
 
 
-def local_music(wildcards) -> list[str]:
-    """Digests of the user's own music and its metadata, where the corpus is made of it."""
-    paths = [PARAMS.corpus.local.audio, PARAMS.corpus.local.metadata]
-    return [provenance.content_digest(path) for path in paths if path]
-
-
 rule clips:
     output:
         audio=f"{study.CORPUS}/audio.npy",
@@ -28,10 +22,13 @@ rule clips:
         settings=settings("corpus"),
         code=code("pipeline.corpus.clips", "SOURCES"),
         tracks=provenance.file_digest(ROOT / "pipeline" / "corpus" / "soundtracks.csv"),
-        music=local_music,
+        music=lambda wildcards: contents(
+            PARAMS.corpus.local.audio, PARAMS.corpus.local.metadata
+        ),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.corpus.clips --params {params.settings:q} --threads {threads}"
-        ' --archive "$ARCHIVE" --downloads "$DOWNLOADS" --out {study.CORPUS} > {log} 2>&1'
+        ' --archive "$ARCHIVE" --downloads "$DOWNLOADS" --out {params.corpus} > {log} 2>&1'
 
 
 rule tags:
@@ -53,9 +50,10 @@ rule tags:
     params:
         settings=settings("corpus"),
         code=code("pipeline.corpus.tags"),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.corpus.tags --params {params.settings:q} --device $DEVICE --threads {threads}"
-        ' --downloads "$DOWNLOADS" --corpus {study.CORPUS} --out {output} > {log} 2>&1'
+        ' --downloads "$DOWNLOADS" --corpus {params.corpus} --out {output} > {log} 2>&1'
 
 
 rule captions:
@@ -77,9 +75,10 @@ rule captions:
     params:
         settings=settings("captions", "corpus"),
         code=code("pipeline.corpus.captions"),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.corpus.captions --params {params.settings:q} --threads {threads}"
-        " --corpus {study.CORPUS} --out {output.manifest} > {log} 2>&1"
+        " --corpus {params.corpus} --out {output.manifest} > {log} 2>&1"
 
 
 rule corpus:

@@ -16,9 +16,9 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", "report.confidence"),
+        settings=settings("codec", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.pairwise"),
-        tokens=study.TOKENS,
+        tokens=at(study.TOKENS),
     shell:
         "python -m pipeline.dependence.pairwise --params {params.settings:q} --threads {threads}"
         " --tokens {params.tokens} --manifest {input.manifest} --out {output} > {log} 2>&1"
@@ -41,9 +41,9 @@ rule bound_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", "report.confidence"),
+        settings=settings("codec", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.learned"),
-        tokens=study.TOKENS,
+        tokens=at(study.TOKENS),
     shell:
         "python -m pipeline.dependence.learned --params {params.settings:q} --threads {threads}"
         " --tokens {params.tokens} --manifest {input.manifest} --out {output} > {log} 2>&1"
@@ -91,10 +91,11 @@ rule measure_snapshots:
     params:
         settings=settings("codec", "dependence"),
         code=code("pipeline.dependence.snapshots", "ARCHITECTURES", "QUANTIZERS"),
-        codec=study.CODEC,
+        codec=at(study.CODEC),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.dependence.snapshots --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --codec {params.codec} --corpus {study.CORPUS} --out {output} > {log} 2>&1"
+        " --codec {params.codec} --corpus {params.corpus} --out {output} > {log} 2>&1"
 
 
 rule dependence:

@@ -1,24 +1,10 @@
 """Evaluation: distances of generated and reconstructed audio to held-out music."""
 
 
-def audio_of(wildcards) -> str:
-    """The audio of a system; a folder from outside counts by its content, not by its date."""
-    audio = STUDY.audio(wildcards.system)
-    return ancient(audio) if wildcards.system.startswith("outside/") else audio
-
-
-def outside_content(wildcards) -> list[str]:
-    """Digests of the clips and captions that another system made."""
-    if not wildcards.system.startswith("outside/"):
-        return []
-    paths = [STUDY.audio(wildcards.system), STUDY.captions(wildcards.system)]
-    return [provenance.content_digest(path) for path in paths if path]
-
-
 rule embed:
     input:
         audio=audio_of,
-        captions=lambda wildcards: STUDY.captions(wildcards.system) or [],
+        captions=lambda wildcards: outside(wildcards)[1:],
         manifest=rules.captions.output.manifest,
     output:
         study.EMBEDDINGS,
@@ -38,7 +24,7 @@ rule embed:
         captions=lambda _, input: (
             f"--captions {shlex.quote(input.captions)}" if input.captions else ""
         ),
-        content=outside_content,
+        content=lambda wildcards: contents(*outside(wildcards)),
     shell:
         "python -m pipeline.evaluation.embed --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --system {wildcards.system} --audio {input.audio:q} {params.captions} --manifest {input.manifest}"
@@ -61,7 +47,7 @@ rule score:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("evaluation", "report.confidence"),
+        settings=settings("evaluation", confidence="report.confidence"),
         code=code("pipeline.evaluation.score"),
     shell:
         "python -m pipeline.evaluation.score --params {params.settings:q} --threads {threads}"

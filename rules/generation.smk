@@ -33,12 +33,13 @@ rule generate:
             "PATTERNS",
             "DECODINGS",
         ),
-        lm=study.LM,
-        codec=study.CODEC,
-        out=study.GENERATION,
+        lm=at(study.LM),
+        codec=at(study.CODEC),
+        out=at(study.GENERATION),
+        text=at(study.TEXT),
     shell:
         "python -m pipeline.generation.sampling --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text {study.TEXT}"
+        " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text {params.text}"
         " --out {params.out} > {log} 2>&1"
 
 
@@ -75,9 +76,10 @@ rule pattern_speed:
         ),
         lm=every(TIMED, study.LM),
         codec=every(TIMED, study.CODEC),
+        text=at(study.TEXT),
     shell:
         "python -m pipeline.generation.speed --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text {study.TEXT}"
+        " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text {params.text}"
         " --out {output} > {log} 2>&1"
 
 
@@ -100,9 +102,9 @@ rule decode:
     params:
         settings=settings("generation"),
         code=code("pipeline.generation.decode", "ARCHITECTURES", "QUANTIZERS"),
-        codec=study.CODEC,
-        tokens=study.TOKENS,
-        out=study.RECONSTRUCTION,
+        codec=at(study.CODEC),
+        tokens=at(study.TOKENS),
+        out=at(study.RECONSTRUCTION),
     shell:
         "python -m pipeline.generation.decode --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --codec {params.codec} --tokens {params.tokens} --manifest {input.manifest}"

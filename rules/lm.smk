@@ -19,9 +19,10 @@ rule encode_text:
     params:
         settings=settings("conditioner"),
         code=code("pipeline.lm.conditioning"),
+        text=at(study.TEXT),
     shell:
         "python -m pipeline.lm.conditioning --params {params.settings:q} --device $DEVICE --threads {threads}"
-        ' --downloads "$DOWNLOADS" --manifest {input} --out {study.TEXT} > {log} 2>&1'
+        ' --downloads "$DOWNLOADS" --manifest {input} --out {params.text} > {log} 2>&1'
 
 
 rule train_lm:
@@ -49,12 +50,13 @@ rule train_lm:
     params:
         settings=settings("codec", "lm"),
         code=code("pipeline.lm.train", "PATTERNS"),
-        tokens=study.TOKENS,
-        out=study.LM,
+        tokens=at(study.TOKENS),
+        out=at(study.LM),
+        text=at(study.TEXT),
     shell:
         "python -m pipeline.lm.train --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --pattern {wildcards.pattern} --codec {wildcards.codec} --seed {wildcards.seed}"
-        " --tokens {params.tokens} --manifest {input.manifest} --text {study.TEXT} --out {params.out} > {log} 2>&1"
+        " --tokens {params.tokens} --manifest {input.manifest} --text {params.text} --out {params.out} > {log} 2>&1"
 
 
 rule lm:

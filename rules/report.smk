@@ -69,9 +69,10 @@ rule tables:
     params:
         settings=settings("evaluation", "report", "study"),
         code=code("pipeline.report.tables", "CLAIMS"),
+        out=at(study.TABLES),
     shell:
         "python -m pipeline.report.tables --params {params.settings:q} --threads {threads}"
-        " --out {study.TABLES} > {log} 2>&1"
+        " --out {params.out} > {log} 2>&1"
 
 
 rule figures:
@@ -99,9 +100,10 @@ rule figures:
     params:
         settings=settings("evaluation", "report", "study"),
         code=code("pipeline.report.figures"),
+        out=at(study.FIGURES),
     shell:
         "python -m pipeline.report.figures --params {params.settings:q} --threads {threads}"
-        " --out {study.FIGURES} > {log} 2>&1"
+        " --out {params.out} > {log} 2>&1"
 
 
 rule report:
