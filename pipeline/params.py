@@ -512,7 +512,7 @@ def section(argument: str, name: str, model: type[S]) -> S:
 
 
 def confidence(argument: str) -> float:
-    """Level of the study's intervals: `report.confidence`, which a rule hands over alone, for the report is not its own."""
+    """Level of the study's intervals, `report.confidence`, which rules of other phases hand over alone."""
     if not holds(argument, "confidence"):
         return section(argument, "report", Report).confidence
     return section(argument, "confidence", Confidence).root
