@@ -23,6 +23,8 @@ from pipeline.job import JobError
 from pipeline.manifest import SPLITS
 
 EMPTY = np.empty((0, 0), np.int16)
+# Downloads that were cut to a clip's length end up to some hundredths of a second early: of 10 s, 0.1 s is let pass.
+SHORTEST = 0.99  # of a clip; a track between this and a clip is padded with silence
 
 
 class Cut(NamedTuple):
@@ -34,6 +36,7 @@ class Cut(NamedTuple):
     rms_db: list[float]
     silent: int  # clips under the silence threshold, left out
     dropped: str  # reason for which the track has no clip, or empty
+    seconds: float | None = None  # length of the track, where it was heard
 
 
 def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads: int = 1) -> dict[str, Any]:
@@ -51,7 +54,7 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
             # What is written need not stay in memory.
             (dropped if clips.dropped else kept).append(clips._replace(samples=EMPTY))
             progress.update(step, clips=sum(len(c.starts) for c in kept))
-        table = _table(kept)
+        table = _table(kept, dropped)
         groups = merged(table)
         table["group"] = table["group"].map(groups)
         table["split"] = table["group"].map(assign_splits(table["group"].value_counts().to_dict(), corpus.split))
@@ -65,7 +68,10 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
 
 
 def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: params.Corpus) -> Cut:
-    """At most `corpus.clips_per_track` clips, spread evenly over the track, without overlap; silent ones left out."""
+    """At most `corpus.clips_per_track` clips, spread evenly over the track, without overlap; silent ones left out.
+
+    A track that exceeds full scale is scaled down as a whole: to clip it would add distortion that the music lacks.
+    """
     length = round(corpus.clip_seconds * corpus.sample_rate)
     none = Cut(track, np.empty((0, length), np.int16), np.empty(0), [], 0, "")
     try:
@@ -73,11 +79,14 @@ def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: 
     except Unusable as error:
         print(f"{track.track_id} is left out: {error}", flush=True)
         return none._replace(dropped=str(error))
+    none = none._replace(seconds=len(waveform) / rate)
     if rate < corpus.sample_rate:
         return none._replace(dropped=f"its {rate} Hz are under corpus.sample_rate")
-    samples = audio.to_int16(audio.resample(waveform, rate, corpus.sample_rate))
-    if len(samples) < length:
+    resampled = audio.resample(waveform, rate, corpus.sample_rate)
+    if len(resampled) < SHORTEST * length:
         return none._replace(dropped="shorter than a clip")
+    samples = audio.to_int16(resampled / np.abs(resampled).max(initial=1))
+    samples = np.pad(samples, (0, max(length - len(samples), 0)))
     starts = clip_starts(len(samples), length, corpus.clips_per_track)
     clips = np.stack([samples[start : start + length] for start in starts])
     levels = np.array([audio.rms_db(audio.to_float(clip)) for clip in clips])
@@ -89,6 +98,7 @@ def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: 
         levels[loud].tolist(),
         int((~loud).sum()),
         "" if loud.any() else "silent",
+        none.seconds,
     )
 
 
@@ -184,7 +194,7 @@ def _in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int
             yield waiting.popleft().result()
 
 
-def _table(kept: list[Cut]) -> pd.DataFrame:
+def _table(kept: list[Cut], dropped: list[Cut]) -> pd.DataFrame:
     records = [
         {
             "clip_id": f"{clips.track.track_id}-{index:02d}",
@@ -196,10 +206,24 @@ def _table(kept: list[Cut]) -> pd.DataFrame:
         for index, (start, level) in enumerate(zip(clips.starts, clips.rms_db, strict=True))
     ]
     if not records:
-        raise JobError("no track gave a clip: see corpus.clip_seconds, corpus.silence_db and the source's parameters")
+        raise JobError(
+            f"no track gave a clip{_why(dropped)}: see corpus.clip_seconds, corpus.silence_db and the parameters of "
+            "the source"
+        )
     table = pd.DataFrame(records)
     table.insert(1, "row", np.arange(len(table)))
     return table
+
+
+def _why(dropped: list[Cut], most: int = 5) -> str:
+    """The commonest reasons with their counts, and the lengths of the tracks, for a message; empty without tracks."""
+    reasons = Counter(clips.dropped for clips in dropped).most_common()
+    told = [f"{count} times {reason!r}" for reason, count in reasons[:most]]
+    if others := sum(count for _, count in reasons[most:]):
+        told.append(f"{others} times another reason")
+    if seconds := [clips.seconds for clips in dropped if clips.seconds is not None]:
+        told.append(f"tracks of {min(seconds):.2f} to {max(seconds):.2f} s")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _summary(table: pd.DataFrame, kept: list[Cut], dropped: list[Cut], corpus: params.Corpus) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def prepare(samples: np.ndarray, rate: int, *, start: int, seconds: float, lufs:
     kept = samples[start : start + length]
     waveform = audio.to_float(kept) if kept.dtype == np.int16 else kept.astype(np.float32)
     not_finite = not np.isfinite(waveform).all()
-    short, clipped = len(kept) < length, np.mean(np.abs(waveform) >= 1) > CLIPPED if len(kept) else False
+    short, clipped = len(kept) < length, audio.clipped(waveform) > CLIPPED
     waveform = np.pad(np.zeros_like(waveform) if not_finite else waveform, (0, length - len(kept)))
     try:
         waveform, silent = audio.loudness_normalize(waveform, rate, lufs), False

@@ -121,7 +121,7 @@ def test_what_gives_no_clip_says_why() -> None:
         return corpus.cut(*item, settings()).dropped
 
     assert reason(noise(2)) == ""
-    assert reason(noise(0.9)) == "shorter than a clip"
+    assert reason(noise(0.98)) == "shorter than a clip"
     assert reason(noise(2, rate=11_025)) == "its 11025 Hz are under corpus.sample_rate"
     assert reason(Audio(np.zeros(2 * RATE, np.float32), RATE)) == "silent"
 
@@ -129,6 +129,24 @@ def test_what_gives_no_clip_says_why() -> None:
         raise Unusable("names a publisher")
 
     assert corpus.cut(track("t"), unusable, settings()).dropped == "names a publisher"
+
+
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+def test_a_track_a_little_shorter_than_a_clip_ends_in_silence(rate: int) -> None:
+    [item] = source((track("t"), noise(9.98, rate=rate)))
+    clips = corpus.cut(*item, settings(clip_seconds=10.0))
+    assert clips.samples.shape == (1, 10 * RATE)
+    assert clips.starts.tolist() == [0]
+    heard = round(9.98 * RATE)
+    assert clips.samples[0, heard - 10 : heard].any()
+    assert not clips.samples[0, heard:].any()
+
+
+def test_a_track_beyond_full_scale_is_scaled_down_and_not_clipped() -> None:
+    loud = noise(3).waveform * 15
+    [item] = source((track("t"), Audio(loud, RATE)))
+    expected = (loud / np.abs(loud).max()).reshape(3, RATE) * 32_768
+    np.testing.assert_allclose(corpus.cut(*item, settings()).samples, expected.clip(max=32_767), atol=0.51)
 
 
 def test_silent_clips_are_left_out_and_counted() -> None:
@@ -165,7 +183,7 @@ def test_a_corpus_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, thre
         clip = clips.iloc[row]
         start = round(clip["start_s"] * RATE)
         heard = noise(3.5, int(clip["track_id"][1:])).waveform[start : start + RATE]
-        np.testing.assert_allclose(audio[row] / 32767, heard, atol=1 / 32767)
+        np.testing.assert_allclose(audio[row] / 32_768, heard, atol=0.51 / 32_768)
     credits = pd.read_csv(tmp_path / "credits.csv")
     assert credits["track_id"].tolist() == [f"t{index}" for index in range(60)]
     assert "| t59 " in (tmp_path / "credits.md").read_text()
@@ -181,8 +199,11 @@ def test_a_failure_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_no_clip_at_all_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(JobError, match="no track gave a clip"):
-        corpus.build(source((track("a"), noise(0.5))), 1, settings(), tmp_path / "out")
+    silence = Audio(np.zeros(2 * RATE, np.float32), RATE)
+    tracks = source((track("a"), noise(0.5)), (track("b"), noise(0.75)), (track("c"), silence))
+    reasons = r"\(2 times 'shorter than a clip', 1 times 'silent', tracks of 0\.50 to 2\.00 s\)"
+    with pytest.raises(JobError, match=f"no track gave a clip {reasons}"):
+        corpus.build(tracks, 3, settings(), tmp_path / "out")
 
 
 @pytest.fixture
