@@ -1,6 +1,7 @@
 """The corpus: clips of music with their splits, credits and facts, from packaged soundtracks or rendered scores.
 
-Cut of one group (package and artist, or one score) are never in two splits, nor are two tracks of one title.
+Clips of one group (an artist, or one score) are never in two splits, nor are two tracks of one title, nor two copies of
+one file.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse.csgraph
 
 from pipeline import audio, job, params, provenance
 from pipeline.audio import Audio
@@ -109,12 +111,27 @@ def clip_starts(samples: int, length: int, most: int) -> np.ndarray:
 
 
 def merged(table: pd.DataFrame) -> dict[str, str]:
-    """Groups that share a title become one, under the name of the first: covers and remakes stay in one split."""
-    name = {group: group for group in table["group"]}
-    for _, groups in table.groupby(table["title"].map(normalized))["group"]:
-        together = {name[group] for group in groups}
-        name = {group: min(together) if own in together else own for group, own in name.items()}
-    return name
+    """Groups that share a title or a file's bytes become one, under the first of their names.
+
+    So covers, remakes and copies stay in one split. Titles without a letter or a digit join nothing.
+    """
+    # A graph of groups, titles and files, with an edge for each that a group has: what is connected is one group.
+    numbers, groups = pd.factorize(table["group"], sort=True)
+    edges, nodes = [], len(groups)
+    for shared in _shared(table).values():
+        values, names = pd.factorize(shared.where(shared != ""))  # -1 where it is empty
+        edges.append(np.stack([numbers, nodes + values])[:, values >= 0])
+        nodes += len(names)
+    rows, columns = np.concatenate(edges, axis=1)
+    graph = scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), (nodes, nodes))
+    component = scipy.sparse.csgraph.connected_components(graph, directed=False)[1][: len(groups)]
+    _, first, place = np.unique(component, return_index=True, return_inverse=True)
+    return dict(zip(groups, groups[first[place]], strict=True))
+
+
+def _shared(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """What must not be in two splits, beside the group."""
+    return {"audio file": table["source_sha256"], "title": table["title"].map(normalized)}
 
 
 def assign_splits(clips: dict[str, int], split: params.Split) -> dict[str, str]:
@@ -146,15 +163,16 @@ def assign_splits(clips: dict[str, int], split: params.Split) -> dict[str, str]:
 
 
 def check_leakage(table: pd.DataFrame) -> None:
-    """Raises JobError where two splits share a group, an audio file or a title."""
-    for what, key in (
-        ("group", table["group"]),
-        ("audio file", table["source_sha256"]),
-        ("title", table["title"].map(normalized)),
-    ):
-        splits = table.groupby(key)["split"].nunique()
+    """Raises JobError where two splits share a group, an audio file's bytes or a title."""
+    for what, shared in {"group": table["group"], **_shared(table)}.items():
+        splits = table[shared != ""].groupby(shared)["split"].nunique()
         if len(leaked := splits[splits > 1]):
-            raise JobError(f"{len(leaked)} {what}s are in two splits, {leaked.index[0]!r} for one: nothing was written")
+            clips = table[shared == leaked.index[0]].drop_duplicates("split")
+            files = " and ".join(f"{clip.source_file} ({clip.split})" for clip in clips.itertuples())
+            raise JobError(
+                f"{len(leaked)} {what}s are in two splits, {leaked.index[0]!r} for one, of {files}: nothing was "
+                "written; give these files one artist in the metadata, or remove all but one"
+            )
 
 
 @contextmanager
@@ -260,7 +278,7 @@ def _write_credits(table: pd.DataFrame, out: Path) -> None:
     with atomic(out / "credits.csv") as temporary:
         credits.to_csv(temporary, index=False)
     text = (
-        "# Credits\n\nThe music of this corpus, by its authors, under their licences. Cut were cut from it, mixed to "
+        "# Credits\n\nThe music of this corpus, by its authors, under their licences. Clips were cut from it, mixed to "
     )
     text += "mono, resampled and stored as 16-bit samples.\n\n"
     with atomic(out / "credits.md") as temporary:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import audio, fetch, files, job, params, provenance, statistics
+from pipeline import audio, fetch, files, job, params, provenance, statistics, user_files
 from pipeline import manifest as manifests
 from pipeline.evaluation import embedders, frechet, tagging
 from pipeline.evaluation.embedders import Embedder
@@ -26,7 +26,6 @@ from pipeline.pretrained import musicnn
 REFERENCE, FLOOR, OUTSIDE = "reference", "floor", "outside/"
 MAIN = "musicnn-mtt"  # the embedder that is always asked: its tags give KL-MTT and the agreement with texts
 PASST = "passt"  # whose tags give KL-PaSST
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 FAULTS = ("silent", "not_finite", "short", "clipped")
 CLIPPED = 1e-3  # share of samples at full scale from which a clip counts as clipped
 HALVES = 20  # random halves of the reference
@@ -297,17 +296,18 @@ def _outside(folder: Path, table: Path | None, rows: pd.DataFrame) -> Clips:
     `table` is a CSV with a column `file`, and `caption`, the text that the clip was made from, or `clip_id`, the clip
     of the test split whose caption that was; with the latter, for all of the reference's clips, clips are paired.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = user_files.audio_files(folder)
     if not paths:
-        raise ValueError(f"{folder} has no audio file ({', '.join(SUFFIXES)}): see evaluation.systems")
+        raise ValueError(f"{folder} has no audio file ({', '.join(user_files.AUDIO_SUFFIXES)}): see evaluation.systems")
     names = pd.DataFrame({"file": [str(path.relative_to(folder)) for path in paths], "caption": ""})
     if table is not None:
-        told = pd.read_csv(table, dtype=str, keep_default_na=False)
-        if "file" not in told or not {"caption", "clip_id"} & set(told):
-            raise ValueError(f"{table} needs a column `file`, and `caption` or `clip_id`; it has {', '.join(told)}")
-        if missing := sorted(set(told["file"]) - set(names["file"])):
-            raise ValueError(f"{table} names {len(missing)} files that {folder} lacks, {missing[0]} for one")
-        names = told.drop_duplicates("file")
+        listed = list(user_files.table(table, "file"))
+        columns = [name for name in ("file", "caption", "clip_id") if name in listed[0].values]
+        if len(columns) == 1:
+            raise ValueError(f"{table} needs a column `caption` or `clip_id`; it has {', '.join(listed[0].values)}")
+        names = pd.DataFrame([{name: row.text(name) for name in columns} for row in listed]).drop_duplicates("file")
+        if missing := sorted(set(names["file"]) - {str(path.relative_to(folder)) for path in paths}):
+            raise ValueError(f"{table} names {len(missing)} files that {folder} lacks, {missing[0]!r} for one")
     paired = "clip_id" in names
     if paired:
         if unknown := sorted(set(names["clip_id"]) - set(rows["clip_id"])):

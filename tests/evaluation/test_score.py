@@ -310,15 +310,18 @@ def test_a_table_of_captions_is_read_and_checked(monkeypatch: pytest.MonkeyPatch
         table.write_text(text)
         return evaluate.clips_of("outside/x", Path("others"), manifest, 4, RATE, table)
 
-    found = clips("file,caption\na.wav,Slow guitar\n")
+    Path("others/folder.wav").mkdir()
+    Path("others/._a.wav").write_text("of macOS")
+    found = clips("\ufefffile,caption\na.wav,Slow guitar\n")
     assert found.names["caption"].tolist() == ["Slow guitar"]
     assert not found.paired
     for text, complaint in (
-        ("name,caption\na.wav,x\n", "needs a column `file`"),
-        ("file,caption\nb.wav,x\n", r"names 1 files .* b\.wav"),
+        ("name,caption\na.wav,x\n", "has no column file"),
+        ("file,text\na.wav,x\n", "needs a column `caption` or `clip_id`; it has file, text"),
+        ("file,caption\nb.wav,x\n", r"names 1 files .* 'b\.wav'"),
         ("file,clip_id\na.wav,c9\n", "1 clips that are not scored, c9"),
     ):
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises((ValueError, job.JobError), match=complaint):
             clips(text)
 
 
