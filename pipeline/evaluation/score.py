@@ -14,8 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pipeline import audio, fetch, files, job, params, provenance, statistics, user_files
+from pipeline import audio, fetch, files, job, params, provenance, statistics
 from pipeline import manifest as manifests
+from pipeline.corpus import user_files
 from pipeline.evaluation import embedders, frechet, tagging
 from pipeline.evaluation.embedders import Embedder
 from pipeline.evaluation.frechet import Gaussian
