@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline import audio, fetch
-from pipeline.evaluation import embedders
+from pipeline.evaluation import embedders, score
 from pipeline.evaluation.frechet import Gaussian, frechet_distance
 from pipeline.pretrained import cdpam
 
@@ -108,7 +108,7 @@ def test_fadtks_published_scores_come_out() -> None:
     with (folder / "samples_FAD_scores.csv").open() as file:
         published = {row["song_id"]: float(row["FAD_cdpam_acoustic_fma_pop"]) for row in csv.DictReader(file)}
     embedder = embedders.load("cdpam", DOWNLOADS, "", torch.device("cpu"))
-    reference = embedders.fma_pop("cdpam", DOWNLOADS)
+    reference = score.fma_pop("cdpam-acoustic", DOWNLOADS)
     found, every = {}, []
     for path in sorted((folder / "samples").glob("*.opus")):
         waveform, rate = audio.read(path)
