@@ -141,7 +141,7 @@ def clap(folder: Path) -> None:
 def passt(folder: Path) -> None:
     """PaSST, whose head would else be of zeros."""
     network = _passt()
-    torch.nn.init.normal_(network.head[-1].weight)
+    torch.nn.init.normal_(network.head[-1].weight)  # type: ignore[index, union-attr]  # of an untyped package
     torch.save(network.state_dict(), folder / "passt-s-f128-p16-s10-ap.476-swa.pt")
 
 

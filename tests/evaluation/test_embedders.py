@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -21,12 +21,13 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("which", ["mtt", "msd"])
-def test_musicnn_embeds_and_tags(which: str) -> None:
+def test_musicnn_embeds_and_tags(which: Literal["mtt", "msd"]) -> None:
     embedder = embedders.load(f"musicnn-{which}", DOWNLOADS, "", CPU)
     waveforms = 0.1 * torch.randn(2, 100_000, generator=torch.Generator().manual_seed(0))
     answer = musicnn.load(which, fetch.musicnn_folder(DOWNLOADS)).embed(waveforms)
     embeddings = embedder.embed(waveforms)
     torch.testing.assert_close(embeddings, answer.penultimate)
+    assert embedder.tags is not None
     torch.testing.assert_close(embedder.tags(embeddings), answer.logits)
 
 

@@ -45,8 +45,10 @@ def test_folded_layers_are_the_authors(variables: dict[str, Tensor]) -> None:
     for layer in range(cdpam.LAYERS):
         encoder, norm = f"base_encoder.encoder.{layer}", f"base_encoder.ebatch.{layer}"
         x = F.conv1d(x, variables[f"{encoder}.weight"], variables[f"{encoder}.bias"], padding=7)
-        parts = (variables[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        x = F.leaky_relu(F.batch_norm(x, *parts), 0.1)
+        mean, variance, gamma, beta = (
+            variables[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = F.leaky_relu(F.batch_norm(x, mean, variance, gamma, beta), 0.1)
         if (layer + 1) % 4 == 0:
             x = x[:, :, ::2]
     acoustic, _ = (x.sum(2) / x.shape[2]).chunk(2, 1)
