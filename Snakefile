@@ -3,7 +3,7 @@
     snakemake --cores all                                                         # params.yaml
     snakemake --cores all --directory runs/smoke --configfile presets/smoke.yaml  # another study, beside it
 
-A phase's name is a target: corpus, codec, tokens, dependence, lm, generation, evaluation, report.
+A phase's name is a target: corpus, codec, dependence, lm, generation, evaluation, report.
 """
 
 from pathlib import Path
@@ -19,7 +19,6 @@ configfile: str(Path(workflow.basedir) / "params.yaml")
 include: "rules/common.smk"
 include: "rules/corpus.smk"
 include: "rules/codec.smk"
-include: "rules/tokens.smk"
 include: "rules/dependence.smk"
 include: "rules/lm.smk"
 include: "rules/generation.smk"
@@ -33,7 +32,6 @@ rule all:
     input:
         rules.corpus.input,
         rules.codec.input,
-        rules.tokens.input,
         rules.dependence.input,
         rules.lm.input,
         rules.generation.input,

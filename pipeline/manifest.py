@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.files import read_array
-
-SPLITS = ("train", "validation", "test")
+from pipeline.params import SPLITS as SPLITS
 
 
 def read(path: Path, columns: list[str] | None = None) -> pd.DataFrame:

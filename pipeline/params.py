@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
 
 PACKAGE = Path(__file__).parent
+SPLITS = ("train", "validation", "test")
 # Each kind of choice is a table, name -> code, which any module of its package may define: a new module with such a
 # table adds its names to the choice, and nothing else has to know of it.
 TABLES = {"SOURCES": "corpus", "QUANTIZERS": "codec", "ARCHITECTURES": "codec", "PATTERNS": "lm"}
@@ -425,6 +426,10 @@ class Evaluation(_Section):
         return self
 
 
+class Confidence(RootModel[Fraction]):
+    """Level of an interval."""
+
+
 class Report(_Section):
     """Tables and figures."""
 
@@ -504,6 +509,13 @@ def section(argument: str, name: str, model: type[S]) -> S:
     if not holds(argument, name):
         raise ParamsError(f"--params lacks the section '{name}': give params.yaml or JSON with that key")
     return checked(model, _read(argument)[name], f"--params, {name}")
+
+
+def confidence(argument: str) -> float:
+    """Level of the study's intervals, `report.confidence`, which rules of other phases hand over alone."""
+    if not holds(argument, "confidence"):
+        return section(argument, "report", Report).confidence
+    return section(argument, "confidence", Confidence).root
 
 
 def holds(argument: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Codec: one trunk a quantizer and seed, from which the study's codecs branch, and how well each reconstructs."""
+"""Codec: one trunk a quantizer and seed, from which codecs branch; how well each reconstructs; every clip's tokens."""
 
 
 rule trunk:
@@ -6,13 +6,13 @@ rule trunk:
         rules.clips.output.audio,
         rules.captions.output.manifest,
     output:
-        state="results/codec/trunk-{quantizer}-seed{seed}/state.safetensors",
-        description="results/codec/trunk-{quantizer}-seed{seed}/state.json",
-        history="results/codec/trunk-{quantizer}-seed{seed}/history.csv",
+        state=f"{study.TRUNK}/state.safetensors",
+        description=f"{study.TRUNK}/state.json",
+        history=f"{study.TRUNK}/history.csv",
     log:
-        "logs/codec/trunk-{quantizer}-seed{seed}.log",
+        "logs/codec/trunk/{quantizer}-seed{seed}.log",
     benchmark:
-        "benchmarks/codec/trunk-{quantizer}-seed{seed}.tsv"
+        "benchmarks/codec/trunk/{quantizer}-seed{seed}.tsv"
     # The longest chain of jobs begins here: left to the end, it would keep one core busy alone. Priorities fall along it.
     priority: 100
     conda:
@@ -23,26 +23,29 @@ rule trunk:
         runtime=120,
     params:
         settings=settings("codec", "corpus"),
-        code=code("pipeline.codec.train"),
+        code=code("pipeline.codec.train", "ARCHITECTURES", "QUANTIZERS"),
+        out=at(study.TRUNK),
+        corpus=at(study.CORPUS),
     shell:
-        "python -m pipeline.codec.train trunk --params {params.settings:q} --device $DEVICE"
-        " --threads {threads} --quantizer {wildcards.quantizer} --seed {wildcards.seed} --corpus results/corpus"
-        " --out results/codec/trunk-{wildcards.quantizer}-seed{wildcards.seed} > {log} 2>&1"
+        "python -m pipeline.codec.train trunk --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --quantizer {wildcards.quantizer} --seed {wildcards.seed} --corpus {params.corpus}"
+        " --out {params.out} > {log} 2>&1"
 
 
 rule codec_branch:
     input:
         rules.clips.output.audio,
         rules.captions.output.manifest,
-        trunk=lambda wildcards: expand(
-            [rules.trunk.output.state, rules.trunk.output.description],
-            **trunk_of(wildcards),
+        trunk=lambda wildcards: every(
+            [STUDY.trunk(wildcards.codec, int(wildcards.seed))],
+            rules.trunk.output.state,
+            rules.trunk.output.description,
         ),
     output:
-        model="results/codec/{codec}-seed{seed}/model.safetensors",
-        description="results/codec/{codec}-seed{seed}/model.json",
-        history="results/codec/{codec}-seed{seed}/history.csv",
-        snapshots="results/codec/{codec}-seed{seed}/snapshots.safetensors",
+        model=f"{study.CODEC}/model.safetensors",
+        description=f"{study.CODEC}/model.json",
+        history=f"{study.CODEC}/history.csv",
+        snapshots=f"{study.CODEC}/snapshots.safetensors",
     log:
         "logs/codec/{codec}-seed{seed}.log",
     benchmark:
@@ -56,13 +59,15 @@ rule codec_branch:
         runtime=120,
     params:
         settings=settings("codec", "corpus", loss="study.codecs.{codec}.loss"),
-        code=code("pipeline.codec.train"),
-        quantizer=lambda wildcards: trunk_of(wildcards)["quantizer"],
+        code=code("pipeline.codec.train", "ARCHITECTURES", "QUANTIZERS"),
+        quantizer=lambda wildcards: STUDY.codecs[wildcards.codec].quantizer,
+        trunk=lambda wildcards, input: Path(input.trunk[0]).parent,
+        out=at(study.CODEC),
+        corpus=at(study.CORPUS),
     shell:
-        "python -m pipeline.codec.train branch --params {params.settings:q} --device $DEVICE"
-        " --threads {threads} --quantizer {params.quantizer} --name {wildcards.codec} --seed {wildcards.seed}"
-        " --corpus results/corpus --trunk results/codec/trunk-{params.quantizer}-seed{wildcards.seed}"
-        " --out results/codec/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
+        "python -m pipeline.codec.train branch --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --quantizer {params.quantizer} --name {wildcards.codec} --seed {wildcards.seed}"
+        " --corpus {params.corpus} --trunk {params.trunk} --out {params.out} > {log} 2>&1"
 
 
 rule reconstruction:
@@ -72,8 +77,8 @@ rule reconstruction:
         rules.codec_branch.output.model,
         rules.codec_branch.output.description,
     output:
-        metrics="results/codec/{codec}-seed{seed}/metrics.json",
-        clips="results/codec/{codec}-seed{seed}/metrics.npz",
+        metrics=f"{study.CODEC}/metrics.json",
+        clips=f"{study.CODEC}/metrics.npz",
     log:
         "logs/codec/{codec}-seed{seed}.reconstruction.log",
     conda:
@@ -84,16 +89,46 @@ rule reconstruction:
         runtime=60,
     params:
         settings=settings("codec", "corpus"),
-        code=code("pipeline.codec.reconstruction"),
+        code=code("pipeline.codec.reconstruction", "ARCHITECTURES", "QUANTIZERS"),
+        codec=at(study.CODEC),
+        corpus=at(study.CORPUS),
     shell:
-        "python -m pipeline.codec.reconstruction measure --params {params.settings:q} --device $DEVICE"
-        " --threads {threads} --codec results/codec/{wildcards.codec}-seed{wildcards.seed}"
-        " --corpus results/corpus --out {output.metrics} > {log} 2>&1"
+        "python -m pipeline.codec.reconstruction --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --codec {params.codec} --corpus {params.corpus} --out {output.metrics} > {log} 2>&1"
 
 
+rule tokenize:
+    input:
+        rules.clips.output.audio,
+        rules.captions.output.manifest,
+        rules.codec_branch.output.model,
+        rules.codec_branch.output.description,
+    output:
+        f"{study.TOKENS}/{{split}}.npy",
+    log:
+        "logs/codec/tokens/{codec}-seed{seed}.{split}.log",
+    benchmark:
+        "benchmarks/codec/tokens/{codec}-seed{seed}.{split}.tsv"
+    priority: 75
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        settings=settings("corpus"),
+        code=code("pipeline.codec.tokens", "ARCHITECTURES", "QUANTIZERS"),
+        codec=at(study.CODEC),
+        corpus=at(study.CORPUS),
+    shell:
+        "python -m pipeline.codec.tokens --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --codec {params.codec} --corpus {params.corpus} --split {wildcards.split} --out {output} > {log} 2>&1"
+
+
+# The test split's tokens of every codec, the others' where a model learns from them.
 rule codec:
     input:
-        [
-            expand(rules.codec_branch.output + rules.reconstruction.output, **run)
-            for run in RUNS
-        ],
+        every(STUDY.runs, *rules.codec_branch.output, *rules.reconstruction.output),
+        every(STUDY.runs, *rules.tokenize.output, split="test"),
+        every(STUDY.modelled, *rules.tokenize.output, split=SPLITS),

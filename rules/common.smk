@@ -9,20 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 
 from pipeline import params as parameters
-from pipeline import provenance
+from pipeline import provenance, study
+from pipeline.params import SPLITS
 
 parameters.leave_out(config)
 try:
-    parameters.checked(parameters.Params, config, "parameters")
+    PARAMS = parameters.checked(parameters.Params, config, "parameters")
 except parameters.ParamsError as error:
     raise WorkflowError(str(error)) from None
-validate(config, str(parameters.SCHEMA), set_default=False)
+STUDY = study.Study(PARAMS.study, PARAMS.evaluation.systems)
 
 # What jobs find in their environment decides where and how they run, never whether a result is up to date.
 ENVIRONMENT = {
@@ -54,63 +54,49 @@ shell.prefix(
     )
 )
 
-CODECS = config["study"]["codecs"]
-RUNS = [
-    {"codec": name, "seed": seed}
-    for name, codec in CODECS.items()
-    for seed in codec["seeds"]
-]
-MODELS = [
-    {"pattern": pattern, "codec": codec, "seed": seed}
-    for pattern, models in config["study"]["language_models"].items()
-    for codec in models["codecs"]
-    for seed in models["seeds"]
-]
-# Runs whose tokens language models learn.
-MODELLED = [
-    run for run in RUNS if any(run.items() <= model.items() for model in MODELS)
-]
-# What is scored: real music against itself and against other real music, the codecs as upper bound, the models.
-SYSTEMS = [
-    "reference",
-    "floor",
-    *("reconstruction/{codec}-seed{seed}".format(**run) for run in RUNS),
-    *("generation/{pattern}/{codec}-seed{seed}".format(**model) for model in MODELS),
-    *(f"outside/{name}" for name in config["evaluation"]["systems"]),
-]
+
+def any_of(names) -> str:
+    """A pattern for one of these names; one that matches nothing where there is none."""
+    return "|".join(map(re.escape, names)) or "(?!)"
 
 
 wildcard_constraints:
-    codec="|".join(map(re.escape, CODECS)),
-    quantizer="residual|grouped",
+    codec=any_of(STUDY.codecs),
+    quantizer=any_of(parameters.choices("QUANTIZERS")),
     seed=r"\d+",
-    split="train|validation|test",
-    pattern="|".join(config["study"]["language_models"]) or "none",
-    system="|".join(map(re.escape, SYSTEMS)),
+    split=any_of(SPLITS),
+    pattern=any_of(STUDY.patterns),
+    system=any_of(STUDY.systems),
+
+
+def every(parts, *templates: str, **wildcards) -> list[str]:
+    """The templates' paths for each run, model or trunk, given as what sets its wildcards."""
+    values = [part if isinstance(part, dict) else part._asdict() for part in parts]
+    return [
+        path for value in values for path in expand(templates, **value, **wildcards)
+    ]
 
 
 def audio_of(wildcards) -> str:
-    """The audio of a system; that of real music is rows of the corpus, that from outside a folder."""
-    kind, _, name = wildcards.system.partition("/")
-    if kind == "outside":
-        return config["evaluation"]["systems"][name]["folder"]
-    if wildcards.system in ("reference", "floor"):
-        return "results/corpus/audio.npy"
-    return (
-        f"results/generation/{wildcards.system.removeprefix('generation/')}/audio.npy"
-    )
+    """The audio of a system; a folder from outside counts by its contents, not by its date."""
+    audio = STUDY.audio(wildcards.system)
+    return ancient(audio) if outside(wildcards) else audio
 
 
-def trunk_of(run) -> dict[str, str]:
-    """Names of the trunk that a codec of a seed branches from."""
-    return {"quantizer": CODECS[run["codec"]]["quantizer"], "seed": run["seed"]}
+def outside(wildcards) -> list[str]:
+    """The folder of a system from outside and, if it has one, its captions file; nothing for the study's own."""
+    paths = [STUDY.audio(wildcards.system), STUDY.captions(wildcards.system)]
+    return list(filter(None, paths)) if wildcards.system.startswith("outside/") else []
 
 
-def captions_of(wildcards) -> str | list[str]:
-    """The captions file of a system from outside, if it has one."""
-    kind, _, name = wildcards.system.partition("/")
-    systems = config["evaluation"]["systems"]
-    return kind == "outside" and systems[name]["captions"] or []
+def contents(*paths: str) -> list[str]:
+    """Digests of files and folders that no rule makes, so that what they hold decides whether a result is up to date."""
+    return [provenance.content_digest(path) for path in paths if path]
+
+
+def at(place: str) -> Callable[..., str]:
+    """A place of the study with a job's wildcards, as one of its parameters."""
+    return lambda wildcards: place.format(**wildcards)
 
 
 def environment(wildcards) -> str | None:
@@ -149,6 +135,33 @@ def _lookup(key: str):
     return value
 
 
-def code(module: str) -> str:
-    """Digest of what `module` and its imports compute, by which a changed formula reruns what used it."""
-    return provenance.source_digest(module)
+# Which entry of each table of choices a job uses, given its wildcards.
+CHOSEN = {
+    "SOURCES": lambda job: [PARAMS.corpus.source],
+    "ARCHITECTURES": lambda job: [PARAMS.codec.architecture],
+    "QUANTIZERS": lambda job: [
+        job.get("quantizer") or STUDY.codecs[job["codec"]].quantizer
+    ],
+    "PATTERNS": lambda job: [job["pattern"]],
+    "DECODINGS": lambda job: [PARAMS.generation.decoding],
+    "EMBEDDERS": lambda job: [
+        name for name, clips in PARAMS.evaluation.embedders.items() if clips
+    ],
+    "CLAIMS": lambda job: PARAMS.report.claims,
+}
+
+
+def code(module: str, *tables: str) -> Callable[..., str]:
+    """Digest of what `module`, its imports and the chosen entries of `tables` compute, by which a changed formula reruns
+    what used it."""
+
+    def text(wildcards) -> str:
+        job = dict(wildcards.items())
+        chosen = [
+            parameters.choices(table)[name]
+            for table in tables
+            for name in CHOSEN[table](job)
+        ]
+        return provenance.source_digest(module, *chosen)
+
+    return text

@@ -3,10 +3,10 @@
 
 rule clips:
     output:
-        audio="results/corpus/audio.npy",
-        clips="results/corpus/clips.parquet",
-        credits=multiext("results/corpus/credits", ".csv", ".md"),
-        summary="results/corpus/summary.json",
+        audio=f"{study.CORPUS}/audio.npy",
+        clips=f"{study.CORPUS}/clips.parquet",
+        credits=multiext(f"{study.CORPUS}/credits", ".csv", ".md"),
+        summary=f"{study.CORPUS}/summary.json",
     log:
         "logs/corpus/clips.log",
     benchmark:
@@ -20,11 +20,15 @@ rule clips:
         runtime=60,
     params:
         settings=settings("corpus"),
-        code=code("pipeline.corpus.clips"),
-        tracks=provenance.file_digest(ROOT / "pipeline" / "soundtracks.csv"),
+        code=code("pipeline.corpus.clips", "SOURCES"),
+        tracks=provenance.file_digest(ROOT / "pipeline" / "corpus" / "soundtracks.csv"),
+        music=lambda wildcards: contents(
+            PARAMS.corpus.local.audio, PARAMS.corpus.local.metadata
+        ),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.corpus.clips --params {params.settings:q} --threads {threads}"
-        " --archive $ARCHIVE --downloads $DOWNLOADS --out results/corpus > {log} 2>&1"
+        ' --archive "$ARCHIVE" --downloads "$DOWNLOADS" --out {params.corpus} > {log} 2>&1'
 
 
 rule tags:
@@ -32,7 +36,7 @@ rule tags:
         rules.clips.output.audio,
         rules.clips.output.clips,
     output:
-        "results/corpus/tags.npz",
+        f"{study.CORPUS}/tags.npz",
     log:
         "logs/corpus/tags.log",
     benchmark:
@@ -45,10 +49,11 @@ rule tags:
         runtime=60,
     params:
         settings=settings("corpus"),
-        code=code("pipeline.pretrained.musicnn"),
+        code=code("pipeline.corpus.tags"),
+        corpus=at(study.CORPUS),
     shell:
-        "python -m pipeline.pretrained.musicnn --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --downloads $DOWNLOADS --corpus results/corpus --out {output} > {log} 2>&1"
+        "python -m pipeline.corpus.tags --params {params.settings:q} --device $DEVICE --threads {threads}"
+        ' --downloads "$DOWNLOADS" --corpus {params.corpus} --out {output} > {log} 2>&1'
 
 
 rule captions:
@@ -57,8 +62,8 @@ rule captions:
         rules.clips.output.clips,
         rules.tags.output,
     output:
-        manifest="results/corpus/manifest.parquet",
-        leakage="results/corpus/leakage.json",
+        manifest=f"{study.CORPUS}/manifest.parquet",
+        leakage=f"{study.CORPUS}/leakage.json",
     log:
         "logs/corpus/captions.log",
     conda:
@@ -70,9 +75,10 @@ rule captions:
     params:
         settings=settings("captions", "corpus"),
         code=code("pipeline.corpus.captions"),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.corpus.captions --params {params.settings:q} --threads {threads}"
-        " --corpus results/corpus --out {output.manifest} > {log} 2>&1"
+        " --corpus {params.corpus} --out {output.manifest} > {log} 2>&1"
 
 
 rule corpus:

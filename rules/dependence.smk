@@ -3,10 +3,10 @@
 
 rule measure_dependence:
     input:
-        "results/tokens/{codec}-seed{seed}/test.npy",
+        expand(rules.tokenize.output, split="test", allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
-        "results/dependence/{codec}-seed{seed}.json",
+        study.DEPENDENCE,
     log:
         "logs/dependence/{codec}-seed{seed}.log",
     conda:
@@ -16,12 +16,12 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", "report"),
+        settings=settings("codec", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.pairwise"),
+        tokens=at(study.TOKENS),
     shell:
         "python -m pipeline.dependence.pairwise --params {params.settings:q} --threads {threads}"
-        " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest}"
-        " --out {output} > {log} 2>&1"
+        " --tokens {params.tokens} --manifest {input.manifest} --out {output} > {log} 2>&1"
 
 
 rule bound_dependence:
@@ -29,7 +29,7 @@ rule bound_dependence:
         expand(rules.tokenize.output, split=SPLITS, allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
-        "results/dependence/learned/{codec}-seed{seed}.json",
+        study.LEARNED,
     log:
         "logs/dependence/learned/{codec}-seed{seed}.log",
     benchmark:
@@ -41,19 +41,19 @@ rule bound_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", "report"),
+        settings=settings("codec", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.learned"),
+        tokens=at(study.TOKENS),
     shell:
         "python -m pipeline.dependence.learned --params {params.settings:q} --threads {threads}"
-        " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest}"
-        " --out {output} > {log} 2>&1"
+        " --tokens {params.tokens} --manifest {input.manifest} --out {output} > {log} 2>&1"
 
 
 rule calibrate_dependence:
     input:
         manifest=rules.captions.output.manifest,
     output:
-        "results/dependence/calibration.json",
+        study.CALIBRATION,
     log:
         "logs/dependence/calibration.log",
     benchmark:
@@ -79,7 +79,7 @@ rule measure_snapshots:
         rules.codec_branch.output.description,
         rules.codec_branch.output.snapshots,
     output:
-        "results/dependence/snapshots/{codec}-seed{seed}.csv",
+        study.SNAPSHOTS,
     log:
         "logs/dependence/snapshots/{codec}-seed{seed}.log",
     conda:
@@ -90,16 +90,20 @@ rule measure_snapshots:
         runtime=30,
     params:
         settings=settings("codec", "dependence"),
-        code=code("pipeline.dependence.snapshots"),
+        code=code("pipeline.dependence.snapshots", "ARCHITECTURES", "QUANTIZERS"),
+        codec=at(study.CODEC),
+        corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.dependence.snapshots --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --codec results/codec/{wildcards.codec}-seed{wildcards.seed} --corpus results/corpus"
-        " --out {output} > {log} 2>&1"
+        " --codec {params.codec} --corpus {params.corpus} --out {output} > {log} 2>&1"
 
 
 rule dependence:
     input:
-        [expand(rules.measure_snapshots.output, **run) for run in RUNS],
-        [expand(rules.measure_dependence.output, **run) for run in RUNS],
-        [expand(rules.bound_dependence.output, **run) for run in MODELLED],
+        every(
+            STUDY.runs,
+            *rules.measure_snapshots.output,
+            *rules.measure_dependence.output,
+        ),
+        every(STUDY.modelled, *rules.bound_dependence.output),
         rules.calibrate_dependence.output,

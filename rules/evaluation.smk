@@ -4,10 +4,10 @@
 rule embed:
     input:
         audio=audio_of,
-        captions=captions_of,
+        captions=lambda wildcards: outside(wildcards)[1:],
         manifest=rules.captions.output.manifest,
     output:
-        "results/evaluation/embeddings/{system}.npz",
+        study.EMBEDDINGS,
     log:
         "logs/evaluation/embeddings/{system}.log",
     benchmark:
@@ -20,24 +20,24 @@ rule embed:
         runtime=60,
     params:
         settings=settings("corpus", "evaluation", "generation"),
+        code=code("pipeline.evaluation.embed", "EMBEDDERS"),
         captions=lambda _, input: (
             f"--captions {shlex.quote(input.captions)}" if input.captions else ""
         ),
-        code=code("pipeline.evaluation.score"),
+        content=lambda wildcards: contents(*outside(wildcards)),
     shell:
-        "python -m pipeline.evaluation.score embed --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.evaluation.embed --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --system {wildcards.system} --audio {input.audio:q} {params.captions} --manifest {input.manifest}"
-        " --downloads $DOWNLOADS --checkpoints $CHECKPOINTS"
-        " --out {output} > {log} 2>&1"
+        ' --downloads "$DOWNLOADS" --checkpoints "$CHECKPOINTS" --out {output} > {log} 2>&1'
 
 
 rule score:
     input:
         embeddings=rules.embed.output,
-        reference="results/evaluation/embeddings/reference.npz",
+        reference=expand(rules.embed.output, system=study.REFERENCE),
     output:
-        scores="results/evaluation/scores/{system}.json",
-        clips="results/evaluation/scores/{system}.npz",
+        scores=f"{study.SCORES}.json",
+        clips=f"{study.SCORES}.npz",
     log:
         "logs/evaluation/scores/{system}.log",
     conda:
@@ -47,14 +47,14 @@ rule score:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("evaluation", "report"),
+        settings=settings("evaluation", confidence="report.confidence"),
         code=code("pipeline.evaluation.score"),
     shell:
-        "python -m pipeline.evaluation.score score --params {params.settings:q} --threads {threads}"
+        "python -m pipeline.evaluation.score --params {params.settings:q} --threads {threads}"
         " --system {wildcards.system} --embeddings {input.embeddings} --reference {input.reference}"
-        " --downloads $DOWNLOADS --out {output.scores} > {log} 2>&1"
+        ' --downloads "$DOWNLOADS" --out {output.scores} > {log} 2>&1'
 
 
 rule evaluation:
     input:
-        expand(rules.score.output, system=SYSTEMS),
+        expand(rules.score.output, system=STUDY.systems),

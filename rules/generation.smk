@@ -10,9 +10,9 @@ rule generate:
         rules.codec_branch.output.description,
         manifest=rules.captions.output.manifest,
     output:
-        tokens="results/generation/{pattern}/{codec}-seed{seed}/tokens.npy",
-        audio="results/generation/{pattern}/{codec}-seed{seed}/audio.npy",
-        timing="results/generation/{pattern}/{codec}-seed{seed}/timing.json",
+        tokens=f"{study.GENERATION}/tokens.npy",
+        audio=f"{study.GENERATION}/audio.npy",
+        timing=f"{study.GENERATION}/timing.json",
     log:
         "logs/generation/{pattern}/{codec}-seed{seed}.log",
     benchmark:
@@ -26,28 +26,39 @@ rule generate:
         runtime=240,
     params:
         settings=settings("generation"),
-        code=code("pipeline.generation.sampling"),
+        code=code(
+            "pipeline.generation.sampling",
+            "ARCHITECTURES",
+            "QUANTIZERS",
+            "PATTERNS",
+            "DECODINGS",
+        ),
+        lm=at(study.LM),
+        codec=at(study.CODEC),
+        out=at(study.GENERATION),
+        text=at(study.TEXT),
     shell:
         "python -m pipeline.generation.sampling --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --lm results/lm/{wildcards.pattern}/{wildcards.codec}-seed{wildcards.seed}"
-        " --codec results/codec/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest} --text results/lm/text"
-        " --out results/generation/{wildcards.pattern}/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
+        " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text {params.text}"
+        " --out {params.out} > {log} 2>&1"
 
 
 # Any of the models would do: what a step takes does not depend on the weights.
-TIMED = MODELS[:1]
+TIMED = STUDY.models[:1]
 
 
 rule pattern_speed:
     input:
         rules.encode_text.output,
-        [expand(rules.train_lm.output.model, **model) for model in TIMED],
-        [expand(rules.train_lm.output.description, **model) for model in TIMED],
-        [expand(rules.codec_branch.output.model, **model) for model in TIMED],
-        [expand(rules.codec_branch.output.description, **model) for model in TIMED],
+        every(TIMED, rules.train_lm.output.model, rules.train_lm.output.description),
+        every(
+            TIMED,
+            rules.codec_branch.output.model,
+            rules.codec_branch.output.description,
+        ),
         manifest=rules.captions.output.manifest,
     output:
-        "results/generation/patterns.json",
+        study.PATTERNS,
     log:
         "logs/generation/patterns.log",
     conda:
@@ -57,13 +68,18 @@ rule pattern_speed:
         mem_mb=4000,
         runtime=60,
     params:
-        lm=["results/lm/{pattern}/{codec}-seed{seed}".format(**m) for m in TIMED],
-        codec=["results/codec/{codec}-seed{seed}".format(**m) for m in TIMED],
         settings=settings("generation", "speed"),
-        code=code("pipeline.generation.speed"),
+        code=provenance.source_digest(
+            "pipeline.generation.speed",
+            *parameters.choices("PATTERNS").values(),
+            *parameters.choices("ARCHITECTURES").values(),
+        ),
+        lm=every(TIMED, study.LM),
+        codec=every(TIMED, study.CODEC),
+        text=at(study.TEXT),
     shell:
         "python -m pipeline.generation.speed --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text results/lm/text"
+        " --lm {params.lm} --codec {params.codec} --manifest {input.manifest} --text {params.text}"
         " --out {output} > {log} 2>&1"
 
 
@@ -71,10 +87,10 @@ rule decode:
     input:
         rules.codec_branch.output.model,
         rules.codec_branch.output.description,
-        tokens="results/tokens/{codec}-seed{seed}/test.npy",
+        expand(rules.tokenize.output, split="test", allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
-        audio="results/generation/reconstruction/{codec}-seed{seed}/audio.npy",
+        audio=f"{study.RECONSTRUCTION}/audio.npy",
     log:
         "logs/generation/reconstruction/{codec}-seed{seed}.log",
     conda:
@@ -85,16 +101,18 @@ rule decode:
         runtime=60,
     params:
         settings=settings("generation"),
-        code=code("pipeline.codec.reconstruction"),
+        code=code("pipeline.generation.decode", "ARCHITECTURES", "QUANTIZERS"),
+        codec=at(study.CODEC),
+        tokens=at(study.TOKENS),
+        out=at(study.RECONSTRUCTION),
     shell:
-        "python -m pipeline.codec.reconstruction decode --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --codec results/codec/{wildcards.codec}-seed{wildcards.seed}"
-        " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest}"
-        " --out results/generation/reconstruction/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
+        "python -m pipeline.generation.decode --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --codec {params.codec} --tokens {params.tokens} --manifest {input.manifest}"
+        " --out {params.out} > {log} 2>&1"
 
 
 rule generation:
     input:
-        rules.pattern_speed.output if MODELS else [],
-        [expand(rules.decode.output, **run) for run in RUNS],
-        [expand(rules.generate.output, **model) for model in MODELS],
+        rules.pattern_speed.output if TIMED else [],
+        every(STUDY.runs, *rules.decode.output),
+        every(STUDY.models, *rules.generate.output),

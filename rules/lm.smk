@@ -5,7 +5,7 @@ rule encode_text:
     input:
         manifest=rules.captions.output.manifest,
     output:
-        multiext("results/lm/text/", "states.safetensors", "captions.parquet"),
+        multiext(f"{study.TEXT}/", "states.safetensors", "captions.parquet"),
     log:
         "logs/lm/text.log",
     # Every model waits for it.
@@ -19,9 +19,10 @@ rule encode_text:
     params:
         settings=settings("conditioner"),
         code=code("pipeline.lm.conditioning"),
+        text=at(study.TEXT),
     shell:
-        "python -m pipeline.lm.conditioning --params {params.settings:q} --device $DEVICE"
-        " --threads {threads} --downloads $DOWNLOADS --manifest {input} --out results/lm/text > {log} 2>&1"
+        "python -m pipeline.lm.conditioning --params {params.settings:q} --device $DEVICE --threads {threads}"
+        ' --downloads "$DOWNLOADS" --manifest {input} --out {params.text} > {log} 2>&1'
 
 
 rule train_lm:
@@ -30,11 +31,11 @@ rule train_lm:
         expand(rules.tokenize.output, split=SPLITS, allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
-        model="results/lm/{pattern}/{codec}-seed{seed}/model.safetensors",
-        description="results/lm/{pattern}/{codec}-seed{seed}/model.json",
-        history="results/lm/{pattern}/{codec}-seed{seed}/history.csv",
-        metrics="results/lm/{pattern}/{codec}-seed{seed}/metrics.json",
-        held_out="results/lm/{pattern}/{codec}-seed{seed}/held_out.npz",
+        model=f"{study.LM}/model.safetensors",
+        description=f"{study.LM}/model.json",
+        history=f"{study.LM}/history.csv",
+        metrics=f"{study.LM}/metrics.json",
+        held_out=f"{study.LM}/held_out.npz",
     log:
         "logs/lm/{pattern}/{codec}-seed{seed}.log",
     benchmark:
@@ -48,15 +49,17 @@ rule train_lm:
         runtime=240,
     params:
         settings=settings("codec", "lm"),
-        code=code("pipeline.lm.train"),
+        code=code("pipeline.lm.train", "PATTERNS"),
+        tokens=at(study.TOKENS),
+        out=at(study.LM),
+        text=at(study.TEXT),
     shell:
         "python -m pipeline.lm.train --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --pattern {wildcards.pattern} --codec {wildcards.codec} --seed {wildcards.seed}"
-        " --tokens results/tokens/{wildcards.codec}-seed{wildcards.seed} --manifest {input.manifest} --text results/lm/text"
-        " --out results/lm/{wildcards.pattern}/{wildcards.codec}-seed{wildcards.seed} > {log} 2>&1"
+        " --tokens {params.tokens} --manifest {input.manifest} --text {params.text} --out {params.out} > {log} 2>&1"
 
 
 rule lm:
     input:
         rules.encode_text.output,
-        [expand(rules.train_lm.output, **model) for model in MODELS],
+        every(STUDY.models, *rules.train_lm.output),

@@ -1,7 +1,9 @@
 """Report: tables, figures and the claims."""
 
 # A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
-OF_MODELS = ["total_correlation", "likelihood", "speed", "patterns"] if MODELS else []
+OF_MODELS = (
+    ["total_correlation", "likelihood", "speed", "patterns"] if STUDY.models else []
+)
 TABLES = [
     "reconstruction",
     "dependence",
@@ -28,30 +30,34 @@ FIGURES = [
 
 rule tables:
     input:
-        [expand(rules.trunk.output.history, **trunk_of(run)) for run in RUNS],
-        [expand(rules.codec_branch.output.history, **run) for run in RUNS],
-        [expand(rules.reconstruction.output, **run) for run in RUNS],
-        [expand(rules.measure_dependence.output, **run) for run in RUNS],
-        [expand(rules.measure_snapshots.output, **run) for run in RUNS],
-        [expand(rules.bound_dependence.output, **run) for run in MODELLED],
+        every([STUDY.trunk(*run) for run in STUDY.runs], rules.trunk.output.history),
+        every(
+            STUDY.runs,
+            rules.codec_branch.output.history,
+            *rules.reconstruction.output,
+            *rules.measure_dependence.output,
+            *rules.measure_snapshots.output,
+        ),
+        every(STUDY.modelled, *rules.bound_dependence.output),
         rules.calibrate_dependence.output,
-        [expand(rules.train_lm.output.held_out, **model) for model in MODELS],
-        [expand(rules.generate.output.timing, **model) for model in MODELS],
-        rules.pattern_speed.output if MODELS else [],
-        expand(rules.score.output, system=SYSTEMS),
+        every(
+            STUDY.models, rules.train_lm.output.held_out, rules.generate.output.timing
+        ),
+        rules.pattern_speed.output if TIMED else [],
+        expand(rules.score.output, system=STUDY.systems),
     output:
         [
             report(
-                f"results/tables/{name}.csv",
+                f"{study.TABLES}/{name}.csv",
                 caption=f"captions/{name}.rst",
                 category="Tables",
                 labels={"table": name},
             )
             for name in TABLES
         ],
-        expand("results/tables/{name}.{suffix}", name=TABLES, suffix=["md", "tex"]),
-        "results/tables/metrics.json",
-        "results/tables/provenance.json",
+        expand(f"{study.TABLES}/{{name}}.{{suffix}}", name=TABLES, suffix=["md", "tex"]),
+        f"{study.TABLES}/metrics.json",
+        f"{study.TABLES}/provenance.json",
     log:
         "logs/report/tables.log",
     conda:
@@ -62,10 +68,11 @@ rule tables:
         runtime=30,
     params:
         settings=settings("evaluation", "report", "study"),
-        code=code("pipeline.report.tables"),
+        code=code("pipeline.report.tables", "CLAIMS"),
+        out=at(study.TABLES),
     shell:
         "python -m pipeline.report.tables --params {params.settings:q} --threads {threads}"
-        " --results results --out results/tables > {log} 2>&1"
+        " --out {params.out} > {log} 2>&1"
 
 
 rule figures:
@@ -74,14 +81,14 @@ rule figures:
     output:
         [
             report(
-                f"figures/{name}.png",
+                f"{study.FIGURES}/{name}.png",
                 caption=f"captions/{name}.rst",
                 category="Figures",
                 labels={"figure": name.replace("_", " ")},
             )
             for name in FIGURES
         ],
-        expand("figures/{name}.svg", name=FIGURES),
+        expand(f"{study.FIGURES}/{{name}}.svg", name=FIGURES),
     log:
         "logs/report/figures.log",
     conda:
@@ -93,9 +100,10 @@ rule figures:
     params:
         settings=settings("evaluation", "report", "study"),
         code=code("pipeline.report.figures"),
+        out=at(study.FIGURES),
     shell:
         "python -m pipeline.report.figures --params {params.settings:q} --threads {threads}"
-        " --results results --out figures > {log} 2>&1"
+        " --out {params.out} > {log} 2>&1"
 
 
 rule report:

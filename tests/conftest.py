@@ -22,11 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def settled(tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The default study as if it had run: every output a line of text, and up to date. Not to be changed."""
     study = Study.new(tmp_path_factory.mktemp("settled") / "study")
-    for output in study.outputs():
-        path = study.folder / output.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{output.path}\n")
-    study.snakemake("--touch", "--forceall")
+    study.settle()
     return study
 
 

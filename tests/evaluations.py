@@ -36,8 +36,8 @@ class Evaluation:
     def params(self) -> str:
         """The parameters that both stages take, as JSON."""
         corpus = {**small.CORPUS, "sample_rate": RATE, "clip_seconds": 10}
-        generation, report = {**small.GENERATION, "clips": 4}, {"confidence": 0.95, "claims": []}
-        sections = {"evaluation": self.settings, "corpus": corpus, "generation": generation, "report": report}
+        generation = {**small.GENERATION, "clips": 4}
+        sections = {"evaluation": self.settings, "corpus": corpus, "generation": generation, "confidence": 0.95}
         return json.dumps(sections)
 
     def embed(self, system: str, source: str, *more: str) -> SystemEmbeddings:

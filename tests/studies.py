@@ -98,6 +98,15 @@ class Study:
         with (self.folder / name).open("a") as file:
             file.write(text)
 
+    def settle(self) -> None:
+        """Makes every missing output a line of text, and all of them up to date."""
+        for output in self.outputs():
+            path = self.folder / output.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.write_text(f"{output.path}\n")
+        self.snakemake("--touch", "--forceall")
+
     def outputs(self) -> list[Output]:
         """Every output of the study."""
         lines = self.run("snakemake", "--detailed-summary", "--quiet", "all").splitlines()

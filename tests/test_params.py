@@ -1,7 +1,10 @@
 """Parameters: the file that is there, every rule between fields, and keys that nobody knows."""
 
 import copy
+import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +74,11 @@ def test_no_default_hides_outside_the_file() -> None:
             r"codec.training: .*every loss of the decoder's output has weight 0",
         ),
         ("lm.heads", 7, r"must be a multiple of lm.heads \(7\)"),
+        (
+            "codec.training.segment_seconds",
+            0.05,
+            "codec.training.mel_windows has 1024 samples, and codec.training.segment_seconds gives 800: take shorter",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: str) -> None:
@@ -81,17 +89,33 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("codec.codebook_sise", 3, r"params.yaml: codec.codebook_sise: Extra inputs are not permitted"),
+        ("lm.widht", 3, r"params.yaml: lm.widht: Extra inputs are not permitted"),
+        (
+            "codec.codebook_sise",
+            3,
+            "codec: there is no key 'codebook_sise' here, and no codec architecture of that name",
+        ),
         ("codec.training.stepz", 3, "codec.training.stepz: Extra"),
         ("extra", {}, "extra: Extra"),
-        ("study.language_models.zigzag", {"codecs": ["mmd"], "seeds": [0]}, "study.language_models.zigzag"),
+        ("study.language_models.zigzag", {"codecs": ["mmd"], "seeds": [0]}, "'zigzag' is not one of parallel, delay,"),
+        (
+            "corpus.source",
+            "vinyl",
+            "corpus.source: 'vinyl' is not one of folder, musiccaps, jamendo, fma, scores, sound",
+        ),
+        ("codec.architecture", "wavenet", "codec.architecture: 'wavenet' is not one of seanet"),
+        ("generation.decoding", "greedy", "generation.decoding: 'greedy' is not one of factorised"),
+        ("evaluation.embedders.vgg", 3, "'vgg' is not one of musicnn-mtt, "),
+        ("report.claims", ["C1", "C99"], "report.claims.1: 'C99' is not one of C1, C2,"),
+        ("study.codecs.mmd.seeds", [0, 0], r"study.codecs.mmd.seeds: \[0\] stand there more than once"),
+        ("study.language_models.delay.seeds", [1, 0, 1], r"delay.seeds: \[1\] stand there more than once"),
         ("codec.codebooks", 0, "codec.codebooks: Input should be greater than 0"),
         (
             "study.codecs.mmd.quantizer",
             "product",
-            "study.codecs.mmd.quantizer: Input should be 'residual' or 'grouped'",
+            "study.codecs.mmd.quantizer: 'product' is not one of residual, grouped",
         ),
-        ("codec.pad_mode", "zero", "codec.pad_mode: Input should be 'reflect' or 'constant'"),
+        ("codec.seanet.pad_mode", "zero", "codec.seanet.pad_mode: Input should be 'reflect' or 'constant'"),
         ("codec.codebooks", 2.5, "codec.codebooks: .*integer"),
         ("codec.training.learning_rate", -1, "learning_rate: Input should be greater than 0"),
         ("codec.training.learning_rate", float("nan"), "learning_rate: .*finite"),
@@ -189,8 +213,45 @@ def test_a_file_that_is_not_there_is_named() -> None:
         params.section("nowhere.yaml", "lm", params.LanguageModel)
 
 
-def test_the_schema_knows_its_dialect_and_forbids_unknown_keys(tmp_path: Path) -> None:
-    params.write_schema(tmp_path / "schema.json")
-    schema = json.loads((tmp_path / "schema.json").read_text())
-    assert schema["$schema"].startswith("https://json-schema.org/")
-    assert all(part["additionalProperties"] is False for part in schema["$defs"].values())
+def test_choices_are_the_keys_of_the_tables_that_the_code_has() -> None:
+    for table, package in params.TABLES.items():
+        modules = {importlib.import_module(module) for module in params.choices(table).values()}
+        assert {m.__name__.split(".")[1] for m in modules} == {package}
+        names = [name for module in sorted(modules, key=str) for name in vars(module)[table]]
+        assert list(params.choices(table)) == names
+
+
+def test_a_choice_is_what_stands_in_its_table() -> None:
+    from pipeline.lm.patterns import PATTERNS
+
+    assert params.choice("PATTERNS", "delay") is PATTERNS["delay"]
+    with pytest.raises(ValueError, match="'zigzag' is not one of parallel"):
+        params.choice("PATTERNS", "zigzag")
+
+
+def test_names_are_read_without_importing_what_computes() -> None:
+    code = "import sys; from pipeline import params, provenance, study; [params.choices(t) for t in params.TABLES]; "
+    code += "print(sorted({'torch', 'pandas', 'matplotlib', 'transformers'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("T = {'a': 1, 'b': 2}", ["a", "b"]),
+        ("T: dict[str, int] = {'a': 1}\nT['b'] = 2", ["a", "b"]),
+        ("U = {'a': 1}\ndef f():\n    T = {'b': 1}", []),
+        ("import x\nx.T['a'] = 1", []),
+    ],
+)
+def test_a_tables_names_are_read_from_its_source(source: str, names: list[str]) -> None:
+    assert [key.value for key in params._keys(source, "T")] == names
+
+
+def test_the_level_of_intervals_is_read_alone_and_from_the_whole(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(changed("report.confidence", 0.8)))
+    assert params.confidence(str(path)) == params.confidence('{"confidence": 0.8}') == 0.8
+    with pytest.raises(params.ParamsError, match=r"--params, confidence: .*less than or equal to 1"):
+        params.confidence('{"confidence": 8}')

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -23,6 +24,11 @@ def loss(x: float) -> float:
 KERNEL = "def kappa(x: float) -> float:\n    return x + 1\n"
 
 
+def forget() -> None:
+    for remembered in (provenance.sources, provenance.source_digest, provenance._imports, provenance._code):
+        remembered.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "pipeline"
@@ -32,13 +38,13 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "other.py").write_text("x = 1\n")
     (folder / "job.py").write_text("x = 1\n")
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    provenance.sources.cache_clear()
+    forget()
     yield folder
-    provenance.sources.cache_clear()
+    forget()
 
 
 def digest() -> str:
-    provenance.sources.cache_clear()
+    forget()
     return provenance.source_digest("pipeline.formula")
 
 
@@ -107,20 +113,67 @@ def test_plumbing_does_not_count(package: Path) -> None:
 )
 def test_every_way_to_import_is_seen(package: Path, statement: str) -> None:
     (package / "formula.py").write_text(statement + "\n")
-    provenance.sources.cache_clear()
+    forget()
     assert provenance.sources("pipeline.formula") == (package / "formula.py", package / "kernel.py")
 
 
 def test_modules_that_import_each_other_are_each_seen_once(package: Path) -> None:
     change(package / "kernel.py", "def kappa", "import pipeline.formula\n\n\ndef kappa")
-    provenance.sources.cache_clear()
+    forget()
     assert provenance.sources("pipeline.formula") == (package / "formula.py", package / "kernel.py")
 
 
 def test_training_the_codec_counts_the_loss_and_not_the_language_model() -> None:
-    names = {path.stem for path in provenance.sources("pipeline.codec.train")}
-    assert {"train_codec", "codec", "seanet", "quantizer", "independence", "spectral", "audio", "files"} <= names
-    assert not {"language_model", "dependence", "tables", "corpus"} & names
+    names = {str(path.relative_to(provenance.ROOT / "pipeline")) for path in provenance.sources("pipeline.codec.train")}
+    assert {"codec/train.py", "codec/model.py", "codec/quantizer.py", "codec/independence.py", "files.py"} <= names
+    assert {name.partition("/")[0] for name in names if "/" in name} == {"codec"}
+
+
+def test_a_digest_of_several_modules_is_of_all_that_they_import(package: Path) -> None:
+    alone = digest()
+    both = provenance.source_digest("pipeline.formula", "pipeline.other")
+    assert both != alone
+    assert provenance.source_digest("pipeline.formula", "pipeline.kernel") == alone
+    change(package / "other.py", "1", "2")
+    forget()
+    assert provenance.source_digest("pipeline.formula", "pipeline.other") != both
+
+
+def test_a_folders_content_decides_and_not_its_dates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "repository")
+    folder = tmp_path / "music"
+    (folder / "a").mkdir(parents=True)
+    (folder / "a" / "x.wav").write_bytes(b"abc")
+    (folder / "y.wav").write_bytes(b"def")
+    first = provenance.content_digest(folder)
+    os.utime(folder / "y.wav", (1, 1))
+    assert provenance.content_digest(folder) == first
+    (folder / "y.wav").write_bytes(b"deg")  # as long as before
+    os.utime(folder / "y.wav", (1, 1))
+    second = provenance.content_digest(folder)
+    assert second != first
+    (folder / "y.wav").rename(folder / "z.wav")
+    assert provenance.content_digest(folder) not in (first, second)
+    (folder / "z.wav").rename(folder / "y.wav")
+    assert provenance.content_digest(folder) == second
+    assert provenance.content_digest(folder / "a" / "x.wav") != provenance.content_digest(folder / "y.wav")
+    assert provenance.content_digest(tmp_path / "nowhere") == ""
+
+
+def test_contents_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "ROOT", tmp_path / "repository")
+    (tmp_path / "music").mkdir()
+    for number in range(3):
+        (tmp_path / "music" / f"{number}.wav").write_bytes(bytes(number))
+    first = provenance.content_digest(tmp_path / "music")
+    read: list[str] = []
+    whole = provenance.file_digest
+    monkeypatch.setattr(provenance, "file_digest", lambda path: read.append(path.name) or whole(path))
+    assert provenance.content_digest(tmp_path / "music") == first
+    assert read == []
+    (tmp_path / "music" / "1.wav").write_bytes(b"other")
+    assert provenance.content_digest(tmp_path / "music") != first
+    assert read == ["1.wav"]
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

@@ -1,6 +1,5 @@
 """The rules: what runs again when something changes, and that DVC's stages declare what the rules read."""
 
-import json
 import os
 import re
 import shutil
@@ -12,7 +11,7 @@ import pytest
 import yaml
 from studies import Output, Study, merged
 
-from pipeline import params, provenance
+from pipeline import params
 from pipeline.report import figures, tables
 
 ROOT = Path(__file__).parent.parent
@@ -25,19 +24,33 @@ TIMED = "results/generation/patterns.json"
 MODELS = f"results/(lm|generation)/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}"
 
 
-def test_the_schema_is_the_models(tmp_path: Path) -> None:
-    params.write_schema(tmp_path / "schema.json")
-    assert json.loads(params.SCHEMA.read_text()) == json.loads((tmp_path / "schema.json").read_text()), (
-        "run `make format`"
-    )
-
-
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_fit_and_say_only_what_differs(preset: Path) -> None:
     changes = yaml.safe_load(preset.read_text())
-    whole = merged(DEFAULTS, changes)
+    # These come after paper.yaml on the command line.
+    base = merged(DEFAULTS, _preset("paper")) if preset.stem in ("medium", "large") else DEFAULTS
+    whole = merged(base, changes)
     params.leave_out(whole)
     params.checked(params.Params, whole, preset.name)
+    assert [key for key, value in _values(changes) if _at(base, key) == value] == [], "what the defaults say already"
+
+
+def _preset(name: str) -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "presets" / f"{name}.yaml").read_text())
+
+
+def _values(settings: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _values(value, (*path, key))
+        else:
+            yield (*path, key), value
+
+
+def _at(settings: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        settings = settings.get(key) if isinstance(settings, dict) else None
+    return settings
 
 
 def test_a_mistyped_parameter_ends_in_one_sentence(settled: Study) -> None:
@@ -51,7 +64,8 @@ def test_a_mistyped_parameter_ends_in_one_sentence(settled: Study) -> None:
 def test_a_rule_carries_the_digest_of_the_module_that_it_runs() -> None:
     rules = "\n".join(path.read_text() for path in (ROOT / "rules").glob("*.smk"))
     for rule in re.split(r"^rule ", rules, flags=re.MULTILINE)[1:]:
-        assert re.findall(r"python -m (pipeline\.\w+)", rule) == re.findall(r'=code\("(pipeline\.\w+)"\)', rule), rule
+        ran = re.findall(r"python -m (pipeline(?:\.\w+)+)", rule)
+        assert ran == re.findall(r'=(?:code|provenance\.source_digest)\(\s*"(pipeline(?:\.\w+)+)"', rule), rule
 
 
 def test_what_the_report_makes_is_declared(outputs: list[Output]) -> None:
@@ -117,11 +131,15 @@ def test_a_changed_parameter_reruns_what_depends_on_it(
     ("module", "rerun"),
     [
         (
-            "sampling",
+            "generation/sampling",
             f"results/generation/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}",
         ),
-        ("patterns", MODELS),
-        ("figures", "figures/"),
+        ("lm/patterns", MODELS),
+        ("report/figures", "figures/"),
+        ("evaluation/frechet", f"results/evaluation/scores/|{REPORTED}"),
+        ("codec/reconstruction", f"results/(codec/[^/]+/metrics|dependence/snapshots/)|{REPORTED}"),
+        ("generation/decode", f"results/generation/reconstruction/|results/evaluation/.*/reconstruction/|{REPORTED}"),
+        ("corpus/datasets", "nothing"),
     ],
 )
 def test_changed_code_reruns_what_it_computes(settled: Study, tmp_path: Path, module: str, rerun: str) -> None:
@@ -140,6 +158,45 @@ def test_what_decides_no_result_reruns_nothing(settled: Study, tmp_path: Path) -
     assert study.pending() == set()
 
 
+def test_an_overwritten_clip_of_another_system_is_scored_again(settled: Study, tmp_path: Path) -> None:
+    study = settled.copy(tmp_path / "study")
+    clip = study.folder / "their music" / "a.wav"
+    clip.parent.mkdir()
+    clip.write_text("one")
+    study.configure({"evaluation": {"systems": {"theirs": {"folder": "their music", "captions": ""}}}})
+    study.settle()
+    stat = clip.stat()
+    clip.write_text("two")
+    os.utime(clip, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    _assert_pending(study, f"results/evaluation/(embeddings|scores)/outside/theirs|{REPORTED}")
+
+
+def test_the_users_own_music_decides_by_its_content(settled: Study, tmp_path: Path) -> None:
+    study = settled.copy(tmp_path / "study")
+    song, table = study.folder / "music" / "a.wav", study.folder / "captions.csv"
+    song.parent.mkdir()
+    song.write_text("one")
+    table.write_text("file,caption")
+    study.configure({"corpus": {"source": "folder", "local": {"audio": "music", "metadata": "captions.csv"}}})
+    study.settle()
+    os.utime(song)
+    assert study.pending() == set()
+    table.write_text("file,caption\na.wav,slow piano")
+    assert "results/corpus/audio.npy" in study.pending()
+
+
+def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
+    study = settled.copy(tmp_path / "study")
+    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "snapshots", "text", "reconstruction"]
+    codecs = dict.fromkeys(names, DEFAULTS["study"]["codecs"]["mmd"])
+    study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": names}}}})
+    made = [output.path for output in study.outputs()]
+    assert len(made) == len(set(made))
+    for name in names:
+        assert f"results/codec/{name}-seed0/model.safetensors" in made
+        assert f"results/evaluation/scores/generation/delay/{name}-seed1.json" in made
+
+
 def _outs(stage: dict[str, Any]) -> list[str]:
     return [next(iter(out)) for out in stage["outs"]]
 
@@ -149,34 +206,26 @@ def _stage(path: str) -> str:
 
 
 def _read(name: str, outputs: list[Output]) -> set[str]:
-    """Rules, source files, and outs of other stages that lie behind a stage's outputs."""
-    sources = {str(path.relative_to(ROOT)) for output in outputs for path in provenance.sources(output.module)}
+    """The code, and outs of other stages that lie behind a stage's outputs."""
     others = {_stage(path) for output in outputs for path in output.inputs} - {name}
-    data = {"pipeline/corpus/soundtracks.csv"} if name == "corpus" else set()
-    return {
-        "rules/common.smk",
-        f"rules/{name}.smk",
-        *sources,
-        *data,
-        *(out for o in others for out in _outs(STAGES[o])),
-    }
+    return {"pipeline", "rules", *(out for o in others for out in _outs(STAGES[o]))}
 
 
 def _used(outputs: list[Output]) -> set[str]:
     """Dotted names of the parameters that decide which outputs there are and what is in them."""
     used = {key for output in outputs for key in _leaves(output.settings)}
     for output in outputs:
-        if re.search("/(parallel|delay|flatten)/", output.path):
-            used.add("study.language_models")
-        elif "-seed" in output.path:
-            used.add("study.codecs")
+        if "-seed" in output.path:
+            used.add("study")
     return used
 
 
 def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in settings.items():
         if prefix + key == "loss":
-            yield "study.codecs"
+            yield "study"
+        elif prefix + key == "confidence":
+            yield "report.confidence"
         elif isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:

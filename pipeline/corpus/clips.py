@@ -1,6 +1,7 @@
 """The corpus: clips of music with their splits, credits and facts, from packaged soundtracks or rendered scores.
 
-Cut of one group (package and artist, or one score) are never in two splits, nor are two tracks of one title.
+Clips of one group (an artist, or one score) are never in two splits, nor are two tracks of one title, nor two copies of
+one file.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import scipy.sparse.csgraph
 
 from pipeline import audio, job, params, provenance
 from pipeline.audio import Audio
@@ -23,6 +25,8 @@ from pipeline.job import JobError
 from pipeline.manifest import SPLITS
 
 EMPTY = np.empty((0, 0), np.int16)
+# Downloads that were cut to a clip's length end up to some hundredths of a second early: of 10 s, 0.1 s is let pass.
+SHORTEST = 0.99  # of a clip; a track between this and a clip is padded with silence
 
 
 class Cut(NamedTuple):
@@ -34,6 +38,7 @@ class Cut(NamedTuple):
     rms_db: list[float]
     silent: int  # clips under the silence threshold, left out
     dropped: str  # reason for which the track has no clip, or empty
+    seconds: float | None = None  # length of the track, where it was heard
 
 
 def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads: int = 1) -> dict[str, Any]:
@@ -51,7 +56,7 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
             # What is written need not stay in memory.
             (dropped if clips.dropped else kept).append(clips._replace(samples=EMPTY))
             progress.update(step, clips=sum(len(c.starts) for c in kept))
-        table = _table(kept)
+        table = _table(kept, dropped)
         groups = merged(table)
         table["group"] = table["group"].map(groups)
         table["split"] = table["group"].map(assign_splits(table["group"].value_counts().to_dict(), corpus.split))
@@ -65,7 +70,10 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
 
 
 def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: params.Corpus) -> Cut:
-    """At most `corpus.clips_per_track` clips, spread evenly over the track, without overlap; silent ones left out."""
+    """At most `corpus.clips_per_track` clips, spread evenly over the track, without overlap; silent ones left out.
+
+    A track that exceeds full scale is scaled down as a whole: to clip it would add distortion that the music lacks.
+    """
     length = round(corpus.clip_seconds * corpus.sample_rate)
     none = Cut(track, np.empty((0, length), np.int16), np.empty(0), [], 0, "")
     try:
@@ -73,11 +81,14 @@ def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: 
     except Unusable as error:
         print(f"{track.track_id} is left out: {error}", flush=True)
         return none._replace(dropped=str(error))
+    none = none._replace(seconds=len(waveform) / rate)
     if rate < corpus.sample_rate:
         return none._replace(dropped=f"its {rate} Hz are under corpus.sample_rate")
-    samples = audio.to_int16(audio.resample(waveform, rate, corpus.sample_rate))
-    if len(samples) < length:
+    resampled = audio.resample(waveform, rate, corpus.sample_rate)
+    if len(resampled) < SHORTEST * length:
         return none._replace(dropped="shorter than a clip")
+    samples = audio.to_int16(resampled / np.abs(resampled).max(initial=1))
+    samples = np.pad(samples, (0, max(length - len(samples), 0)))
     starts = clip_starts(len(samples), length, corpus.clips_per_track)
     clips = np.stack([samples[start : start + length] for start in starts])
     levels = np.array([audio.rms_db(audio.to_float(clip)) for clip in clips])
@@ -89,6 +100,7 @@ def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: 
         levels[loud].tolist(),
         int((~loud).sum()),
         "" if loud.any() else "silent",
+        none.seconds,
     )
 
 
@@ -99,12 +111,27 @@ def clip_starts(samples: int, length: int, most: int) -> np.ndarray:
 
 
 def merged(table: pd.DataFrame) -> dict[str, str]:
-    """Groups that share a title become one, under the name of the first: covers and remakes stay in one split."""
-    name = {group: group for group in table["group"]}
-    for _, groups in table.groupby(table["title"].map(normalized))["group"]:
-        together = {name[group] for group in groups}
-        name = {group: min(together) if own in together else own for group, own in name.items()}
-    return name
+    """Groups that share a title or a file's bytes become one, under the first of their names.
+
+    So covers, remakes and copies stay in one split. Titles without a letter or a digit join nothing.
+    """
+    # A graph of groups, titles and files, with an edge for each that a group has: what is connected is one group.
+    numbers, groups = pd.factorize(table["group"], sort=True)
+    edges, nodes = [], len(groups)
+    for shared in _shared(table).values():
+        values, names = pd.factorize(shared.where(shared != ""))  # -1 where it is empty
+        edges.append(np.stack([numbers, nodes + values])[:, values >= 0])
+        nodes += len(names)
+    rows, columns = np.concatenate(edges, axis=1)
+    graph = scipy.sparse.coo_array((np.ones(len(rows), bool), (rows, columns)), (nodes, nodes))
+    component = scipy.sparse.csgraph.connected_components(graph, directed=False)[1][: len(groups)]
+    _, first, place = np.unique(component, return_index=True, return_inverse=True)
+    return dict(zip(groups, groups[first[place]], strict=True))
+
+
+def _shared(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """What must not be in two splits, beside the group."""
+    return {"audio file": table["source_sha256"], "title": table["title"].map(normalized)}
 
 
 def assign_splits(clips: dict[str, int], split: params.Split) -> dict[str, str]:
@@ -136,15 +163,16 @@ def assign_splits(clips: dict[str, int], split: params.Split) -> dict[str, str]:
 
 
 def check_leakage(table: pd.DataFrame) -> None:
-    """Raises JobError where two splits share a group, an audio file or a title."""
-    for what, key in (
-        ("group", table["group"]),
-        ("audio file", table["source_sha256"]),
-        ("title", table["title"].map(normalized)),
-    ):
-        splits = table.groupby(key)["split"].nunique()
+    """Raises JobError where two splits share a group, an audio file's bytes or a title."""
+    for what, shared in {"group": table["group"], **_shared(table)}.items():
+        splits = table[shared != ""].groupby(shared)["split"].nunique()
         if len(leaked := splits[splits > 1]):
-            raise JobError(f"{len(leaked)} {what}s are in two splits, {leaked.index[0]!r} for one: nothing was written")
+            clips = table[shared == leaked.index[0]].drop_duplicates("split")
+            files = " and ".join(f"{clip.source_file} ({clip.split})" for clip in clips.itertuples())
+            raise JobError(
+                f"{len(leaked)} {what}s are in two splits, {leaked.index[0]!r} for one, of {files}: nothing was "
+                "written; give these files one artist in the metadata, or remove all but one"
+            )
 
 
 @contextmanager
@@ -184,7 +212,7 @@ def _in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int
             yield waiting.popleft().result()
 
 
-def _table(kept: list[Cut]) -> pd.DataFrame:
+def _table(kept: list[Cut], dropped: list[Cut]) -> pd.DataFrame:
     records = [
         {
             "clip_id": f"{clips.track.track_id}-{index:02d}",
@@ -196,10 +224,24 @@ def _table(kept: list[Cut]) -> pd.DataFrame:
         for index, (start, level) in enumerate(zip(clips.starts, clips.rms_db, strict=True))
     ]
     if not records:
-        raise JobError("no track gave a clip: see corpus.clip_seconds, corpus.silence_db and the source's parameters")
+        raise JobError(
+            f"no track gave a clip{_why(dropped)}: see corpus.clip_seconds, corpus.silence_db and the parameters of "
+            "the source"
+        )
     table = pd.DataFrame(records)
     table.insert(1, "row", np.arange(len(table)))
     return table
+
+
+def _why(dropped: list[Cut], most: int = 5) -> str:
+    """The commonest reasons with their counts, and the lengths of the tracks, for a message; empty without tracks."""
+    reasons = Counter(clips.dropped for clips in dropped).most_common()
+    told = [f"{count} times {reason!r}" for reason, count in reasons[:most]]
+    if others := sum(count for _, count in reasons[most:]):
+        told.append(f"{others} times another reason")
+    if seconds := [clips.seconds for clips in dropped if clips.seconds is not None]:
+        told.append(f"tracks of {min(seconds):.2f} to {max(seconds):.2f} s")
+    return f" ({', '.join(told)})" if told else ""
 
 
 def _summary(table: pd.DataFrame, kept: list[Cut], dropped: list[Cut], corpus: params.Corpus) -> dict[str, Any]:
@@ -236,7 +278,7 @@ def _write_credits(table: pd.DataFrame, out: Path) -> None:
     with atomic(out / "credits.csv") as temporary:
         credits.to_csv(temporary, index=False)
     text = (
-        "# Credits\n\nThe music of this corpus, by its authors, under their licences. Cut were cut from it, mixed to "
+        "# Credits\n\nThe music of this corpus, by its authors, under their licences. Clips were cut from it, mixed to "
     )
     text += "mono, resampled and stored as 16-bit samples.\n\n"
     with atomic(out / "credits.md") as temporary:

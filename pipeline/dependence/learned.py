@@ -233,7 +233,7 @@ def main() -> None:
     job.prepare(args)
     codec = params.section(args.params, "codec", params.Codec)
     settings = params.section(args.params, "dependence", params.Dependence)
-    confidence = params.section(args.params, "report", params.Report).confidence
+    confidence = params.confidence(args.params)
 
     size, codebooks = codec.codebook_size, codec.codebooks
     clips = manifest.read(args.manifest)

@@ -272,7 +272,7 @@ def main() -> None:
     job.prepare(args)
     codec = params.section(args.params, "codec", params.Codec)
     settings = params.section(args.params, "dependence", params.Dependence)
-    confidence = params.section(args.params, "report", params.Report).confidence
+    confidence = params.confidence(args.params)
 
     rows = manifest.of_split(manifest.read(args.manifest), "test")
     codes = manifest.read_tokens(args.tokens, "test", len(rows), codec.codebooks, codec.codebook_size)

@@ -8,11 +8,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline import audio, files, params
+from pipeline import audio, files, params, user_files
 from pipeline.evaluation.embeddings import FLOOR, OUTSIDE, REFERENCE
 from pipeline.manifest import evaluation_rows, turns
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 CLIPPED = 1e-3  # share of samples at full scale from which a clip counts as clipped
 
 
@@ -41,7 +40,7 @@ def prepare_clip(clip: audio.Audio, *, start: int, seconds: float, lufs: float) 
     kept = samples[start : start + length]
     waveform = audio.to_float(kept) if kept.dtype == np.int16 else kept.astype(np.float32)
     not_finite = not np.isfinite(waveform).all()
-    short, clipped = len(kept) < length, np.mean(np.abs(waveform) >= 1) > CLIPPED if len(kept) else False
+    short, clipped = len(kept) < length, audio.clipped(waveform) > CLIPPED
     waveform = np.pad(np.zeros_like(waveform) if not_finite else waveform, (0, length - len(kept)))
     try:
         waveform, silent = audio.loudness_normalize(waveform, rate, lufs), False
@@ -90,17 +89,18 @@ def _outside(folder: Path, table: Path | None, rows: pd.DataFrame) -> SystemClip
     `table` is a CSV with a column `file`, and `caption`, the text that the clip was made from, or `clip_id`, the clip
     of the test split whose caption that was; with the latter, for all of the reference's clips, clips are paired.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = user_files.audio_files(folder)
     if not paths:
-        raise ValueError(f"{folder} has no audio file ({', '.join(SUFFIXES)}): see evaluation.systems")
+        raise ValueError(f"{folder} has no audio file ({', '.join(user_files.AUDIO_SUFFIXES)}): see evaluation.systems")
     names = pd.DataFrame({"file": [str(path.relative_to(folder)) for path in paths], "caption": ""})
     if table is not None:
-        told = pd.read_csv(table, dtype=str, keep_default_na=False)
-        if "file" not in told or not {"caption", "clip_id"} & set(told):
-            raise ValueError(f"{table} needs a column `file`, and `caption` or `clip_id`; it has {', '.join(told)}")
-        if missing := sorted(set(told["file"]) - set(names["file"])):
-            raise ValueError(f"{table} names {len(missing)} files that {folder} lacks, {missing[0]} for one")
-        names = told.drop_duplicates("file")
+        listed = list(user_files.table(table, "file"))
+        columns = [name for name in ("file", "caption", "clip_id") if name in listed[0].values]
+        if len(columns) == 1:
+            raise ValueError(f"{table} needs a column `caption` or `clip_id`; it has {', '.join(listed[0].values)}")
+        names = pd.DataFrame([{name: row.text(name) for name in columns} for row in listed]).drop_duplicates("file")
+        if missing := sorted(set(names["file"]) - {str(path.relative_to(folder)) for path in paths}):
+            raise ValueError(f"{table} names {len(missing)} files that {folder} lacks, {missing[0]!r} for one")
     paired = "clip_id" in names
     if paired:
         if unknown := sorted(set(names["clip_id"]) - set(rows["clip_id"])):

@@ -248,7 +248,7 @@ def main() -> None:
     args = parser.parse_args()
     job.prepare(args)
     evaluation = params.section(args.params, "evaluation", params.Evaluation)
-    confidence = params.section(args.params, "report", params.Report).confidence
+    confidence = params.confidence(args.params)
     system, reference = embeddings.read(args.embeddings), embeddings.read(args.reference)
     score, values = score_system(args.system, system, reference, evaluation, confidence, args.downloads)
     score["provenance"] = provenance.record({"evaluation": evaluation.model_dump()}, seed=evaluation.seed)

@@ -151,7 +151,7 @@ class Draw(Protocol):
 
         Args:
             model: the language model.
-            hidden: the transformer's output at this step `[B, width]`, or under guidance `[2 B, width]`, null texts last.
+            hidden: the transformer's output at this step `[B, width]`; with guidance `[2 B, width]`, null texts last.
             codebooks: which n of them stand at this step.
             uniform: `[B, n]`, in [0, 1), which decide the tokens.
             guidance_scale: 1 means that there is no null text.

@@ -47,8 +47,9 @@ import numpy as np
 import pandas as pd
 
 from pipeline import params, statistics
-from pipeline.report.results import ALIGNMENTS, ESTIMATORS, Model, Results
+from pipeline.report.results import ALIGNMENTS, ESTIMATORS, Results
 from pipeline.statistics import Estimate
+from pipeline.study import Model
 
 SUPPORTED = "supported"
 NOT_SUPPORTED = "not supported"
@@ -140,10 +141,10 @@ def c1(results: Results) -> Claim:
 def _less_dependence(results: Results, id_: str, quantizers: list[str]) -> Claim:
     """The claim, by the rule of C1, that the loss reduces the dependence between codebooks of these quantizers."""
     findings, cost = [], False
-    for ours, theirs in (pair for quantizer in quantizers for pair in results.pairs(quantizer)):
-        alignment = "delayed" if results.codecs[ours].loss.delay else "equal_time"
+    for ours, theirs in (pair for quantizer in quantizers for pair in results.study.pairs(quantizer)):
+        alignment = "delayed" if results.study.codecs[ours].loss.delay else "equal_time"
         where, between = ALIGNMENTS[alignment], f"{ours} - {theirs}"
-        changes = {seed: _changes(results, ours, theirs, seed, alignment) for seed in results.seeds(ours, theirs)}
+        changes = {seed: _changes(results, ours, theirs, seed, alignment) for seed in results.study.seeds(ours, theirs)}
         costly = min(entropy.value for _, _, entropy in changes.values()) < -ENTROPY_COST
         cost = cost or costly
         for seed, (bits, share, entropy) in changes.items():
@@ -181,7 +182,7 @@ def _changes(
 
 def _beyond_pairs(results: Results, ours: str, theirs: str, seed: int, alignment: str) -> list[Finding]:
     """Total correlation, one codec minus another, of the bounds from below; nothing where one has none."""
-    if not {(ours, seed), (theirs, seed)} <= set(results.modelled):
+    if not {(ours, seed), (theirs, seed)} <= set(results.study.modelled):
         return []
     bounds = (results.total_correlation(codec, seed, alignment) for codec in (ours, theirs))
     change = statistics.difference(*bounds, results.confidence)
@@ -191,7 +192,7 @@ def _beyond_pairs(results: Results, ours: str, theirs: str, seed: int, alignment
 
 def c2(results: Results) -> Claim:
     findings, alpha = [], 1 - results.confidence
-    runs = [run for run in results.runs if results.codecs[run[0]].quantizer == PAPER]
+    runs = [run for run in results.study.runs if results.study.codecs[run[0]].quantizer == PAPER]
     for alignment, where in ALIGNMENTS.items():
         mmd = np.array([results.codec(*run)["mmd"][alignment] for run in runs])
         information = np.array([results.total(*run, alignment, "mutual_information").value for run in runs])
@@ -210,9 +211,9 @@ def c2(results: Results) -> Claim:
 
 def c3(results: Results) -> Claim:
     findings = []
-    for ours, theirs in results.pairs(PAPER):
+    for ours, theirs in results.study.pairs(PAPER):
         findings += _music(results, ours, theirs)
-        for seed in results.seeds(ours, theirs):
+        for seed in results.study.seeds(ours, theirs):
             sides = [Model("delay", codec, seed) for codec in (ours, theirs)]
             between = f"{ours} - {theirs}"
             prices = [price for side in sides if (price := results.price(side))]
@@ -225,9 +226,9 @@ def c3(results: Results) -> Claim:
 
 def c4(results: Results) -> Claim:
     findings = []
-    for joint in results.models:
+    for joint in results.study.models:
         marginal = joint._replace(pattern="delay")
-        if joint.pattern != "flatten" or marginal not in results.models:
+        if joint.pattern != "flatten" or marginal not in results.study.models:
             continue
         slow, fast = results.timing(joint), results.timing(marginal)
         of, seed = joint.codec, joint.seed
@@ -247,13 +248,13 @@ def c4(results: Results) -> Claim:
 
 def c5(results: Results) -> Claim:
     findings = []
-    losses = {name: results.codecs[name].loss for name, _ in results.pairs(PAPER)}
+    losses = {name: results.study.codecs[name].loss for name, _ in results.study.pairs(PAPER)}
     for ours in (name for name, loss in losses.items() if loss.delay):
         same = losses[ours].model_copy(update={"delay": False})
         for theirs in (name for name, loss in losses.items() if loss == same):
             music = _music(results, ours, theirs)
             findings += music
-            for seed in results.seeds(ours, theirs):
+            for seed in results.study.seeds(ours, theirs):
                 between = f"{ours} - {theirs}"
                 information = statistics.difference(
                     results.total(ours, seed, "delayed", "mutual_information"),
@@ -282,8 +283,8 @@ def c6(results: Results) -> Claim:
 def _reconstruction(results: Results, quantizer: str) -> list[Finding]:
     """What the loss costs codecs of a quantizer, with verdicts by the rule of C6."""
     findings = []
-    for ours, theirs in results.pairs(quantizer):
-        for seed in results.seeds(ours, theirs):
+    for ours, theirs in results.study.pairs(quantizer):
+        for seed in results.study.seeds(ours, theirs):
             si_sdr, log_mel = (
                 [results.reconstruction(codec, seed, measure) for codec in (ours, theirs)]
                 for measure in ("si_sdr", "log_mel")
@@ -302,7 +303,9 @@ def _reconstruction(results: Results, quantizer: str) -> list[Finding]:
 
 
 def c7(results: Results) -> Claim:
-    quantizers = list(dict.fromkeys(codec.quantizer for codec in results.codecs.values() if codec.quantizer != PAPER))
+    quantizers = list(
+        dict.fromkeys(codec.quantizer for codec in results.study.codecs.values() if codec.quantizer != PAPER)
+    )
     claim = _less_dependence(results, "C7", quantizers)
     beside = [
         finding._replace(verdict="") for quantizer in quantizers for finding in _reconstruction(results, quantizer)
@@ -312,8 +315,8 @@ def c7(results: Results) -> Claim:
 
 def _music(results: Results, ours: str, theirs: str) -> list[Finding]:
     """Scores of the delay-pattern LM on one codec minus another's: mean over the seeds of both, then each seed's."""
-    models = [[Model("delay", codec, seed) for codec in (ours, theirs)] for seed in results.seeds(ours, theirs)]
-    both = [pair for pair in models if set(pair) <= set(results.models)]
+    models = [[Model("delay", codec, seed) for codec in (ours, theirs)] for seed in results.study.seeds(ours, theirs)]
+    both = [pair for pair in models if set(pair) <= set(results.study.models)]
     measures = {
         "FAD-MTT": results.fad,
         "KL-MTT (nats)": results.kl,
@@ -335,12 +338,12 @@ def _music(results: Results, ours: str, theirs: str) -> list[Finding]:
 
 
 def _held_out(results: Results) -> str:
-    found = results.dependence(*results.runs[0])["alignments"]["equal_time"]
+    found = results.dependence(*results.study.runs[0])["alignments"]["equal_time"]
     return f"{found['frames']:,} held-out frames of {found['clips']} clips of {found['tracks']} tracks"
 
 
 def _generated(results: Results) -> str:
-    delay = [model for model in results.models if model.pattern == "delay"]
+    delay = [model for model in results.study.models if model.pattern == "delay"]
     if not delay:
         return "nothing"
     score = results.score(f"generation/{delay[0].name}")

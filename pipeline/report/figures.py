@@ -17,8 +17,9 @@ from matplotlib.lines import Line2D
 
 from pipeline import files, job, statistics
 from pipeline.report.claims import PAPER
-from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, JOINT, Results
+from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, Results
 from pipeline.statistics import Estimate
+from pipeline.study import JOINT
 
 FORMATS = ("png", "svg")
 
@@ -51,14 +52,14 @@ def dependence(results: Results) -> Figure:
     }
     for row, (measure, label) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
-            for position, codec in enumerate(results.codecs):
-                totals = [results.total(codec, seed, alignment, measure) for seed in results.seeds(codec)]
+            for position, codec in enumerate(results.study.codecs):
+                totals = [results.total(codec, seed, alignment, measure) for seed in results.study.seeds(codec)]
                 _marks(ax, position, totals, COLOURS[position])
-            _categories(ax, list(results.codecs))
+            _categories(ax, list(results.study.codecs))
             _from_zero(ax)
             ax.set_ylabel(label)
             ax.set_title(where.capitalize())
-    found = results.dependence(*results.runs[0])["alignments"]["equal_time"]
+    found = results.dependence(*results.study.runs[0])["alignments"]["equal_time"]
     figure.suptitle(
         f"Dependence between codebooks ({ESTIMATORS[results.estimator]}), {found['frames']:,} held-out frames of "
         f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
@@ -68,10 +69,12 @@ def dependence(results: Results) -> Figure:
 
 def dependence_matrices(results: Results) -> Figure:
     """Pairwise mutual information, mean over seeds, one matrix a codec and alignment."""
-    codecs = list(results.codecs)
+    codecs = list(results.study.codecs)
     figure, axes = _figure(len(ALIGNMENTS), len(codecs), (max(2.5 * len(codecs) + 1, TITLE), 5.4))
     matrices = {
-        (alignment, codec): np.mean([_matrix(results, codec, seed, alignment) for seed in results.seeds(codec)], axis=0)
+        (alignment, codec): np.mean(
+            [_matrix(results, codec, seed, alignment) for seed in results.study.seeds(codec)], axis=0
+        )
         for alignment in ALIGNMENTS
         for codec in codecs
     }
@@ -99,12 +102,12 @@ def dependence_matrices(results: Results) -> Figure:
 
 def dependence_by_lag(results: Results) -> Figure:
     """Mutual information summed over pairs against the lag of the later codebook, a panel a seed, a line a codec."""
-    seeds = sorted({seed for _, seed in results.runs})
+    seeds = sorted({seed for _, seed in results.study.runs})
     figure, axes = _figure(1, len(seeds), (max(1 + 3.6 * len(seeds), TITLE), 3.8))
     highest = 0.0
     for ax, seed in zip(axes[0], seeds, strict=True):
-        for index, codec in enumerate(results.codecs):
-            if seed not in results.seeds(codec):
+        for index, codec in enumerate(results.study.codecs):
+            if seed not in results.study.seeds(codec):
                 continue
             found = results.dependence(codec, seed)["by_lag"]
             value, low, high = (
@@ -120,7 +123,7 @@ def dependence_by_lag(results: Results) -> Figure:
     for ax in axes[0]:
         ax.set_ylim(0, 1.03 * highest)
     axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
-    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.codecs)}, columns=3)
+    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.study.codecs)}, columns=3)
     figure.suptitle(
         f"Dependence by lag, {found['frames']:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
         f"bands are {results.confidence:.0%} intervals over tracks"
@@ -130,17 +133,17 @@ def dependence_by_lag(results: Results) -> Figure:
 
 def total_correlation(results: Results) -> Figure:
     """Total correlation of all codebooks, bounded from below by learned prediction, by codec and alignment."""
-    codecs = list(dict(results.modelled))
+    codecs = list(dict(results.study.modelled))
     figure, axes = _figure(1, len(ALIGNMENTS), (8, 3.4))
     for ax, (alignment, where) in zip(axes[0], ALIGNMENTS.items(), strict=True):
         for position, codec in enumerate(codecs):
-            bounds = [results.total_correlation(*run, alignment) for run in results.modelled if run[0] == codec]
+            bounds = [results.total_correlation(*run, alignment) for run in results.study.modelled if run[0] == codec]
             _marks(ax, position, bounds, COLOURS[position])
         _categories(ax, codecs)
         _from_zero(ax)
         ax.set_ylabel("total correlation,\nfrom below (bits)")
         ax.set_title(where.capitalize())
-    found = results.learned(*results.modelled[0])["alignments"]["equal_time"]
+    found = results.learned(*results.study.modelled[0])["alignments"]["equal_time"]
     figure.suptitle(
         f"Total correlation, learned on {found['train_frames']:,} frames, of {found['frames']:,} held-out frames of "
         f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
@@ -182,17 +185,17 @@ def reconstruction_dependence(results: Results) -> Figure:
     }
     for row, (label, measure) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
-            for index, names in enumerate(results.sweeps.values()):
-                for seed in results.seeds(*names):
+            for index, names in enumerate(results.study.sweeps.values()):
+                for seed in results.study.seeds(*names):
                     x = [results.total(codec, seed, alignment, "mutual_information").value for codec in names]
                     y = [measure(codec, seed).value for codec in names]
                     ax.plot(x, y, color=COLOURS[index], marker=MARKERS[index], markersize=4, linewidth=0.9)
                     for codec, at in zip(names, zip(x, y, strict=True), strict=True):
-                        weight = f"{results.codecs[codec].loss.weight:g}"
+                        weight = f"{results.study.codecs[codec].loss.weight:g}"
                         ax.annotate(weight, at, xytext=(3, 3), textcoords="offset points", fontsize=6.5)
             ax.set_xlabel(f"mutual information at {where}, sum of pairs (bits)")
             ax.set_ylabel(label)
-    _legend(figure, {line: (COLOURS[i], MARKERS[i]) for i, line in enumerate(results.sweeps)}, columns=2)
+    _legend(figure, {line: (COLOURS[i], MARKERS[i]) for i, line in enumerate(results.study.sweeps)}, columns=2)
     figure.suptitle("Reconstruction against dependence on held-out clips; numbers are the loss' weight, a line a seed")
     return figure
 
@@ -200,7 +203,7 @@ def reconstruction_dependence(results: Results) -> Figure:
 def criterion(results: Results) -> Figure:
     """MMD against mutual information: the study's codecs, and the same codecs over their training."""
     figure, axes = _figure(2, 2, (9, 7))
-    paper = [run for run in results.runs if results.codecs[run[0]].quantizer == PAPER]
+    paper = [run for run in results.study.runs if results.study.codecs[run[0]].quantizer == PAPER]
     names = list(dict.fromkeys(codec for codec, _ in paper))
     for (above, below), (alignment, where) in zip(axes.T, ALIGNMENTS.items(), strict=True):
         last = [
@@ -244,9 +247,9 @@ def scores(results: Results) -> Figure:
         "agreement with captions, higher is better": results.text,
     }
     figure, axes = _figure(2, 2, (10, 7))
-    patterns = list(dict.fromkeys(model.pattern for model in results.models))
+    patterns = list(dict.fromkeys(model.pattern for model in results.study.models))
     outside = results.evaluation.systems
-    codecs = list(results.codecs)
+    codecs = list(results.study.codecs)
     for ax, (label, measure) in zip(axes.flat, measures.items(), strict=True):
         # Of real music, what lies nearest to the reference: other tracks; for captions, its own.
         real = measure("reference" if measure == results.text else "floor")
@@ -254,10 +257,10 @@ def scores(results: Results) -> Figure:
             ax.axhspan(real.low, real.high, color="#bbbbbb", alpha=0.6, linewidth=0)
             ax.axhline(real.value, color="#555555", linewidth=1)
         for position, codec in enumerate(codecs):
-            bound = [measure(f"reconstruction/{codec}-seed{s}") for s in results.seeds(codec)]
+            bound = [measure(f"reconstruction/{codec}-seed{s}") for s in results.study.seeds(codec)]
             _marks(ax, position - 0.36, [e for e in bound if e is not None], "#555555", "_")
             for index, pattern in enumerate(patterns):
-                models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+                models = [m for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)]
                 found = [measure(f"generation/{m.name}") for m in models]
                 place = position - 0.1 + 0.44 * index / max(len(patterns) - 1, 1)
                 _marks(ax, place, [e for e in found if e is not None], COLOURS[index], MARKERS[index])
@@ -290,11 +293,11 @@ def scores(results: Results) -> Figure:
 
 def likelihood(results: Results) -> Figure:
     """Held-out bits per frame by codec and pattern, and what each pattern pays over the joint model (flatten)."""
-    patterns, codecs = list(results.study.language_models), list(dict(results.modelled))
+    patterns, codecs = results.study.patterns, list(dict(results.study.modelled))
     figure, axes = _figure(1, 2, (9, 3.8))
     for position, codec in enumerate(codecs):
         for index, pattern in enumerate(patterns):
-            models = [m for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+            models = [m for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)]
             place = position + 0.75 / len(patterns) * (index - (len(patterns) - 1) / 2)
             prices = [price for model in models if (price := results.price(model))]
             for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
@@ -314,7 +317,7 @@ def likelihood(results: Results) -> Figure:
 
 def speed(results: Results) -> Figure:
     """Seconds of generation and steps a clip by pattern and codec."""
-    patterns, codecs = list(results.study.language_models), list(dict(results.modelled))
+    patterns, codecs = results.study.patterns, list(dict(results.study.modelled))
     figure, axes = _figure(1, 2, (8, 3.6))
     width = 0.8 / max(len(patterns), 1)
     for ax, key, label in zip(
@@ -322,7 +325,9 @@ def speed(results: Results) -> Figure:
     ):
         for position, codec in enumerate(codecs):
             for index, pattern in enumerate(patterns):
-                timings = [results.timing(m)[key] for m in results.models if (m.pattern, m.codec) == (pattern, codec)]
+                timings = [
+                    results.timing(m)[key] for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)
+                ]
                 if timings:
                     offset = width * (index - (len(patterns) - 1) / 2)
                     ax.bar(position + offset, np.mean(timings), 0.9 * width, color=COLOURS[index])
@@ -330,7 +335,7 @@ def speed(results: Results) -> Figure:
         _categories(ax, codecs)
         ax.set_ylabel(label)
     _legend(figure, {pattern: (COLOURS[i], "s") for i, pattern in enumerate(patterns)})
-    timing = results.timing(results.models[0])
+    timing = results.timing(results.study.models[0])
     figure.suptitle(f"Generation of {timing['clips']} clips; bars average seeds, dots are seeds")
     return figure
 
@@ -365,13 +370,13 @@ def training(results: Results) -> Figure:
     }
     figure, axes = _figure(2, 2, (8, 5.6))
     for ax, (column, label) in zip(axes.flat, columns.items(), strict=True):
-        for index, codec in enumerate(results.codecs):
-            for seed in results.seeds(codec):
+        for index, codec in enumerate(results.study.codecs):
+            for seed in results.study.seeds(codec):
                 history = results.history(codec, seed).dropna(subset=[column])
                 ax.plot(history["step"], history[column], color=COLOURS[index], linewidth=1.2, alpha=0.8)
         ax.set_xlabel("training step")
         ax.set_ylabel(label)
-    _legend(figure, {codec: (COLOURS[i], "") for i, codec in enumerate(results.codecs)})
+    _legend(figure, {codec: (COLOURS[i], "") for i, codec in enumerate(results.study.codecs)})
     figure.suptitle("Codec training, a line a seed; codecs of a quantizer and seed are one run until the loss starts")
     return figure
 
@@ -459,14 +464,14 @@ FILES = tuple(f"{name}.{suffix}" for name in FIGURES for suffix in FORMATS)
 def main() -> None:
     """Draws every figure."""
     parser = job.parser("Draw the study's figures.")
-    parser.add_argument("--results", type=Path, required=True, help="folder of the study's results")
+    parser.add_argument("--study", type=Path, default=Path(), help="the study's folder (default: this one)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     args = parser.parse_args()
     job.prepare(args)
-    results = Results(args.results, args.params)
+    results = Results(args.study, args.params)
     with mpl.rc_context(STYLE):
         for name, draw in zip(FIGURES, DRAWN, strict=True):
-            if results.models or draw not in OF_MODELS:
+            if results.study.models or draw not in OF_MODELS:
                 save(draw(results), args.out / name)
 
 

@@ -14,8 +14,9 @@ import pandas as pd
 from pipeline import files, job, provenance
 from pipeline.report import claims
 from pipeline.report.claims import Claim
-from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, JOINT, Model, Results
+from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, Results
 from pipeline.statistics import Estimate
+from pipeline.study import JOINT, Model
 
 TABLES = (
     "reconstruction",
@@ -63,31 +64,32 @@ MUSICCAPS = (
 def reconstruction(results: Results) -> list[Row]:
     """How well each codec reconstructs held-out clips, and how many codes it uses."""
     rows = []
-    for codec in results.codecs:
+    for codec in results.study.codecs:
         measured = [
             {
                 "SI-SDR (dB)": results.reconstruction(codec, seed, "si_sdr"),
                 "log-mel distance": results.reconstruction(codec, seed, "log_mel"),
                 "Zimtohrli MOS": results.reconstruction(codec, seed, "mos"),
             }
-            for seed in results.seeds(codec)
+            for seed in results.study.seeds(codec)
         ]
         perplexities = [
-            results.dependence(codec, seed)["alignments"]["equal_time"]["perplexity"] for seed in results.seeds(codec)
+            results.dependence(codec, seed)["alignments"]["equal_time"]["perplexity"]
+            for seed in results.study.seeds(codec)
         ]
         for row, used in zip(measured, perplexities, strict=True):
             row |= {f"perplexity {k}": value for k, value in enumerate(used, start=1)}
-        rows += _with_mean(results, {"codec": codec}, results.seeds(codec), measured)
+        rows += _with_mean(results, {"codec": codec}, results.study.seeds(codec), measured)
     return rows
 
 
 def dependence(results: Results) -> list[Row]:
     """Dependence between the codebooks of each codec by the chosen estimator, at equal time and delayed."""
     rows, estimator = [], results.estimator
-    for codec in results.codecs:
+    for codec in results.study.codecs:
         for alignment, name in ALIGNMENTS.items():
             measured = []
-            for seed in results.seeds(codec):
+            for seed in results.study.seeds(codec):
                 result = results.dependence(codec, seed)
                 found, known = result["alignments"][alignment], result["controls"]
                 measured.append(
@@ -106,32 +108,32 @@ def dependence(results: Results) -> list[Row]:
                         "tracks": found["tracks"],
                     }
                 )
-            rows += _with_mean(results, {"codec": codec, "alignment": name}, results.seeds(codec), measured)
+            rows += _with_mean(results, {"codec": codec, "alignment": name}, results.study.seeds(codec), measured)
     return rows
 
 
 def estimators(results: Results) -> list[Row]:
     """Mutual information summed over pairs by every estimator, so that a verdict can be seen not to hang on one."""
     rows = []
-    for codec in results.codecs:
+    for codec in results.study.codecs:
         for alignment, where in ALIGNMENTS.items():
-            names = results.dependence(codec, results.seeds(codec)[0])["alignments"][alignment]["estimators"]
+            names = results.dependence(codec, results.study.seeds(codec)[0])["alignments"][alignment]["estimators"]
             measured = [
                 {
                     f"{ESTIMATORS[name]} (bits)": results.total(codec, seed, alignment, "mutual_information", name)
                     for name in names
                 }
-                for seed in results.seeds(codec)
+                for seed in results.study.seeds(codec)
             ]
-            rows += _with_mean(results, {"codec": codec, "alignment": where}, results.seeds(codec), measured)
+            rows += _with_mean(results, {"codec": codec, "alignment": where}, results.study.seeds(codec), measured)
     return rows
 
 
 def total_correlation(results: Results) -> list[Row]:
     """What all codebooks share, and each with those before it and with all others: learned bounds from below."""
     rows = []
-    for codec in dict(results.modelled):
-        seeds = [seed for name, seed in results.modelled if name == codec]
+    for codec in dict(results.study.modelled):
+        seeds = [seed for name, seed in results.study.modelled if name == codec]
         for alignment, where in ALIGNMENTS.items():
             measured = []
             for seed in seeds:
@@ -188,8 +190,8 @@ def scores(results: Results) -> list[Row]:
     bound = "reconstruction (upper bound)"
     return [
         _score(results, "floor", "real music of other tracks (floor)", "", ""),
-        *(_score(results, f"reconstruction/{c}-seed{s}", bound, c, s) for c, s in results.runs),
-        *(_score(results, f"generation/{m.name}", f"LM, {m.pattern}", m.codec, m.seed) for m in results.models),
+        *(_score(results, f"reconstruction/{c}-seed{s}", bound, c, s) for c, s in results.study.runs),
+        *(_score(results, f"generation/{m.name}", f"LM, {m.pattern}", m.codec, m.seed) for m in results.study.models),
         *(_score(results, f"outside/{name}", name, "", "") for name in results.evaluation.systems),
     ]
 
@@ -197,12 +199,12 @@ def scores(results: Results) -> list[Row]:
 def likelihood(results: Results) -> list[Row]:
     """Held-out bits per frame of each model, and the price of the product of marginals: each pattern minus flatten."""
     rows: list[Row] = []
-    for codec, seed in results.modelled:
-        models = {m.pattern: m for m in results.models if (m.codec, m.seed) == (codec, seed)}
+    for codec, seed in results.study.modelled:
+        models = {m.pattern: m for m in results.study.models if (m.codec, m.seed) == (codec, seed)}
         row: Row = {"codec": codec, "seed": seed}
-        for pattern in results.study.language_models:
+        for pattern in results.study.patterns:
             row[f"{pattern} (bits per frame)"] = results.bits(models[pattern]) if pattern in models else ""
-        for pattern in results.study.language_models:
+        for pattern in results.study.patterns:
             if pattern != JOINT:
                 row[f"price: {pattern} - {JOINT}"] = results.price(Model(pattern, codec, seed)) or ""
         rows.append(row)
@@ -212,7 +214,7 @@ def likelihood(results: Results) -> list[Row]:
 def speed(results: Results) -> list[Row]:
     """Steps and seconds of generation by pattern."""
     rows = []
-    for model in results.models:
+    for model in results.study.models:
         timing = results.timing(model)
         rows.append(
             {
@@ -304,7 +306,7 @@ def metrics(results: Results, assessed: list[Claim]) -> dict[str, Any]:
     """Small flat numbers, means over seeds, for `dvc metrics`."""
 
     def mean(codec: str, estimate: Callable[[int], Estimate]) -> float:
-        return results.mean([estimate(seed) for seed in results.seeds(codec)]).value
+        return results.mean([estimate(seed) for seed in results.study.seeds(codec)]).value
 
     codecs = {
         codec: {
@@ -317,10 +319,10 @@ def metrics(results: Results, assessed: list[Claim]) -> dict[str, Any]:
                 for alignment in ALIGNMENTS
             },
         }
-        for codec in results.codecs
+        for codec in results.study.codecs
     }
     models: dict[str, dict[str, dict[str, float]]] = {}
-    for pattern, settings in results.study.language_models.items():
+    for pattern, settings in results.study.settings.language_models.items():
         for codec in settings.codecs:
             runs = [Model(pattern, codec, seed) for seed in settings.seeds]
             models.setdefault(pattern, {})[codec] = {
@@ -427,11 +429,11 @@ def _shown(value: Any) -> str:
 def main() -> None:
     """Writes every table and `metrics.json`."""
     parser = job.parser("Write the study's tables and metrics.")
-    parser.add_argument("--results", type=Path, required=True, help="folder of the study's results")
+    parser.add_argument("--study", type=Path, default=Path(), help="the study's folder (default: this one)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
     args = parser.parse_args()
     job.prepare(args)
-    results = Results(args.results, args.params)
+    results = Results(args.study, args.params)
     assessed = claims.assess(results)
     makers = (
         reconstruction,
@@ -450,7 +452,7 @@ def main() -> None:
         # A study of codecs alone has no rows of music.
         if table:
             write(table, args.out / name)
-    used = {"study": results.study.model_dump(mode="json"), "confidence": results.confidence}
+    used = {"study": results.study.settings.model_dump(mode="json"), "confidence": results.confidence}
     files.write_json(args.out / "metrics.json", metrics(results, assessed))
     files.write_json(args.out / "provenance.json", provenance.record(used))
 

@@ -363,10 +363,10 @@ def test_segments_are_parts_of_training_clips() -> None:
     rows, run = Rows(audio, np.array([2, 0])), new()
     for step in range(20):
         for segment in train_codec.batch(rows, run, step):
-            first = round(float(segment[0]) * 32767)
+            first = round(float(segment[0]) * 32_768)
             assert first // 1024 in (0, 2)
             assert first % 1024 <= 512
-            np.testing.assert_allclose(segment.numpy() * 32767, np.arange(first, first + 512), rtol=1e-5, atol=1e-3)
+            np.testing.assert_array_equal(segment.numpy() * 32_768, np.arange(first, first + 512))
 
 
 def test_rows_see_their_split_alone() -> None:

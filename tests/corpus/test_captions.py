@@ -51,13 +51,6 @@ def chords(*triads: tuple[int, int, int]) -> np.ndarray:
     return wave
 
 
-def manifest(*counts: tuple[str, str, int]) -> pd.DataFrame:
-    rows = [
-        {"clip_id": f"{track}-{i}", "track_id": track, "split": split} for split, track, n in counts for i in range(n)
-    ]
-    return pd.DataFrame(rows).assign(row=range(len(rows)))
-
-
 @pytest.mark.parametrize("bpm", [66, 92, 120, 144, 170])
 def test_a_metronomes_tempo_is_found(bpm: float) -> None:
     tempo, pulse = captions.tempo(torch.from_numpy(metronome(bpm))[None], RATE)
@@ -90,22 +83,6 @@ def test_a_tones_centroid_is_its_frequency() -> None:
 
 def test_analysis_of_silence_is_finite() -> None:
     assert all(part.isfinite().all() for part in captions.analyse(torch.zeros(1, len(TIME)), RATE))
-
-
-@given(st.integers(1, 30), st.integers(0, 100))
-def test_tracks_take_turns(clips: int, seed: int) -> None:
-    rows = manifest(("test", "long", 40), ("test", "short", 5), ("train", "other", 40))
-    shuffled = rows.sample(frac=1, random_state=seed)
-    chosen = captions.evaluation_rows(shuffled, clips)
-    assert len(chosen) == clips
-    assert set(chosen["split"]) == {"test"}
-    assert (chosen["track_id"] == "short").sum() == min(5, clips // 2) or clips % 2
-    assert set(chosen["clip_id"]) == set(captions.evaluation_rows(rows, clips)["clip_id"])
-
-
-def test_too_few_clips_are_named() -> None:
-    with pytest.raises(ValueError, match="validation split has 3 clips, 4 are wanted"):
-        captions.evaluation_rows(manifest(("validation", "a", 3)), 4, "validation")
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 0.99))

@@ -33,7 +33,7 @@ def test_audio_files_come_out_as_they_went_in(tmp_path: Path, compression: str) 
 
 def test_only_tracks_of_the_catalogue_come_out(tmp_path: Path) -> None:
     digest = hashlib.sha256(encoded(0)).hexdigest()
-    track = soundtracks.Track("p", "old/place.ogg", digest, "Title", "Artist", "p/artist", "", "", "GPL-2.0-or-later")
+    track = soundtracks.Listed("p", "old/place.ogg", digest, "Title", "Artist", "p/artist", "", "", "GPL-2.0-or-later")
     path = deb(tmp_path / "x.deb", {"new/place.ogg": encoded(0), "effects/click.ogg": encoded(1)})
     [(found, data)] = soundtracks.tracks(path, {digest: track})
     assert found is track

@@ -193,9 +193,6 @@ def test_clips_must_match_tracks_and_hold_the_delay(tmp_path: Path) -> None:
         dependence.delay_shift(codes[..., :1])
     with pytest.raises(ValueError, match="16 frames hold no lag of 8 frames"):
         dependence.lagged(codes[..., :16], 0, 1, 0)
-    pd.DataFrame({"track_id": ["a", "b"], "split": "test"}).to_parquet(tmp_path / "m.parquet")
-    with pytest.raises(ValueError, match="3 clips, but the manifest's test split lists 2"):
-        dependence.test_tracks(tmp_path / "m.parquet", 3)
 
 
 def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import audio
+from pipeline import audio, job
 from pipeline.audio import Audio
 from pipeline.evaluation.clips import PreparedClip, SystemClips, clips_of, offsets, prepare_clip
 from pipeline.evaluation.embeddings import FAULTS
@@ -79,15 +79,18 @@ def test_a_table_of_captions_is_read_and_checked() -> None:
         table.write_text(text)
         return clips_of("outside/x", Path("others"), manifest, 4, RATE, table)
 
-    captioned = clips("file,caption\na.wav,Slow guitar\n")
+    Path("others/folder.wav").mkdir()
+    Path("others/._a.wav").write_text("of macOS")
+    captioned = clips("\ufefffile,caption\na.wav,Slow guitar\n")
     assert captioned.names["caption"].tolist() == ["Slow guitar"]
     assert not captioned.paired
     for text, complaint in (
-        ("name,caption\na.wav,x\n", "needs a column `file`"),
-        ("file,caption\nb.wav,x\n", r"names 1 files .* b\.wav"),
+        ("name,caption\na.wav,x\n", "has no column file"),
+        ("file,text\na.wav,x\n", "needs a column `caption` or `clip_id`; it has file, text"),
+        ("file,caption\nb.wav,x\n", r"names 1 files .* 'b\.wav'"),
         ("file,clip_id\na.wav,c9\n", "1 clips that are not scored, c9"),
     ):
-        with pytest.raises(ValueError, match=complaint):
+        with pytest.raises((ValueError, job.JobError), match=complaint):
             clips(text)
 
 

@@ -1,0 +1,154 @@
+"""What a study is made of, and where each of its results lies: the lists and places that rules and report share."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from pipeline import params
+
+JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
+REFERENCE, FLOOR = "reference", "floor"  # real music of the test split, and as many clips of the validation split
+
+# Places, relative to the study's directory; names in braces are wildcards.
+CORPUS = "results/corpus"
+TRUNK = "results/codec/trunk/{quantizer}-seed{seed}"  # no codec's folder, whatever its name: those end in a seed
+TOKENS = "results/codec/tokens/{codec}-seed{seed}"
+CODEC = "results/codec/{codec}-seed{seed}"
+DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
+LEARNED = "results/dependence/learned/{codec}-seed{seed}.json"
+SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
+CALIBRATION = "results/dependence/calibration.json"
+TEXT = "results/lm/text"
+LM = "results/lm/{pattern}/{codec}-seed{seed}"
+RECONSTRUCTION = "results/generation/reconstruction/{codec}-seed{seed}"
+GENERATION = "results/generation/{pattern}/{codec}-seed{seed}"
+PATTERNS = "results/generation/patterns.json"
+EMBEDDINGS = "results/evaluation/embeddings/{system}.npz"
+SCORES = "results/evaluation/scores/{system}"  # .json, and .npz with a value a clip
+TABLES = "results/tables"
+FIGURES = "figures"
+
+
+class Run(NamedTuple):
+    """One training run of a codec."""
+
+    codec: str
+    seed: int
+
+    @property
+    def system(self) -> str:
+        """Its reconstructions, as a system that is scored."""
+        return f"reconstruction/{self.codec}-seed{self.seed}"
+
+
+class Model(NamedTuple):
+    """One language model: its codebook pattern, and the codec and seed that its tokens come from."""
+
+    pattern: str
+    codec: str
+    seed: int
+
+    @property
+    def run(self) -> Run:
+        """The codec that it models."""
+        return Run(self.codec, self.seed)
+
+    @property
+    def name(self) -> str:
+        """As in the names of its files."""
+        return f"{self.pattern}/{self.codec}-seed{self.seed}"
+
+    @property
+    def system(self) -> str:
+        """Its music, as a system that is scored."""
+        return f"generation/{self.name}"
+
+
+class Study:
+    """The codecs, language models and systems that a configuration means."""
+
+    def __init__(self, settings: params.Study, outside: Mapping[str, params.OutsideSystem]) -> None:
+        """`outside` are the systems of `evaluation.systems`."""
+        self.settings, self.outside = settings, outside
+
+    @property
+    def codecs(self) -> dict[str, params.StudyCodec]:
+        """The study's codecs by name."""
+        return self.settings.codecs
+
+    @property
+    def patterns(self) -> list[str]:
+        """Codebook patterns that the configuration names, also those without a model."""
+        return list(self.settings.language_models)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Every codec with each of its seeds."""
+        return [Run(name, seed) for name, codec in self.codecs.items() for seed in codec.seeds]
+
+    @cached_property
+    def models(self) -> list[Model]:
+        """The study's language models."""
+        return [
+            Model(pattern, codec, seed)
+            for pattern, models in self.settings.language_models.items()
+            for codec in models.codecs
+            for seed in models.seeds
+        ]
+
+    @cached_property
+    def modelled(self) -> list[Run]:
+        """Codecs and seeds that have language models."""
+        return list(dict.fromkeys(model.run for model in self.models))
+
+    @cached_property
+    def systems(self) -> list[str]:
+        """What is scored: real music, the codecs' reconstructions, the language models, and what others made."""
+        made = [*(run.system for run in self.runs), *(model.system for model in self.models)]
+        return [REFERENCE, FLOOR, *made, *(f"outside/{name}" for name in self.outside)]
+
+    def trunk(self, codec: str, seed: int) -> dict[str, Any]:
+        """Wildcards of the trunk that a codec's run branches from."""
+        return {"quantizer": self.codecs[codec].quantizer, "seed": seed}
+
+    def seeds(self, *codecs: str) -> list[int]:
+        """Seeds that all of these codecs were trained with."""
+        return [seed for seed in self.codecs[codecs[0]].seeds if all(seed in self.codecs[c].seeds for c in codecs)]
+
+    def baseline(self, quantizer: str) -> list[str]:
+        """The codec of a quantizer that was trained without the loss, the first if there are several; or none."""
+        return [n for n, codec in self.codecs.items() if codec.loss.weight == 0 and codec.quantizer == quantizer][:1]
+
+    @property
+    def independent(self) -> list[str]:
+        """Codecs trained with the loss."""
+        return [name for name, codec in self.codecs.items() if codec.loss.weight > 0]
+
+    def pairs(self, quantizer: str) -> list[tuple[str, str]]:
+        """Codecs of a quantizer with the loss, each beside the codec without it."""
+        ours = [name for name in self.independent if self.codecs[name].quantizer == quantizer]
+        return [(name, without) for without in self.baseline(quantizer) for name in ours]
+
+    @property
+    def sweeps(self) -> dict[str, list[str]]:
+        """Codecs that differ in the weight of their loss alone, in its order, from the codec without it."""
+        lines: dict[str, list[str]] = {}
+        for name in sorted(self.independent, key=lambda name: self.codecs[name].loss.weight):
+            codec, loss = self.codecs[name], self.codecs[name].loss
+            words = [codec.quantizer, loss.stream, loss.estimator.replace("_", " ")] + ["delayed"] * loss.delay
+            lines.setdefault(", ".join(words), self.baseline(codec.quantizer)).append(name)
+        return lines
+
+    def audio(self, system: str) -> str:
+        """Where a system's clips lie: rows of the corpus, an array of its own, or a folder from outside."""
+        kind, _, name = system.partition("/")
+        if kind == "outside":
+            return self.outside[name].folder
+        if not name:
+            return f"{CORPUS}/audio.npy"
+        return f"results/generation/{system.removeprefix('generation/')}/audio.npy"
+
+    def captions(self, system: str) -> str:
+        """The captions file of a system from outside; empty where there is none."""
+        kind, _, name = system.partition("/")
+        return self.outside[name].captions if kind == "outside" else ""
