@@ -214,7 +214,7 @@ def _one_scores(side: str, clips: int, threads: int) -> dict[str, float]:
 
     from pipeline import audio
     from pipeline.evaluation import embedders
-    from pipeline.evaluation import score as evaluate
+    from pipeline.evaluation.embed import embed_clips
     from pipeline.evaluation.frechet import Gaussian, frechet_distance
 
     torch.set_num_threads(threads)
@@ -237,7 +237,7 @@ def _one_scores(side: str, clips: int, threads: int) -> dict[str, float]:
                 sides = []
                 for name in ("a", "b"):
                     read = [audio.read(path) for path in sorted((folder / name).iterdir())]
-                    x = evaluate.embedded(embedder, read, folder / "cache", cpu)
+                    x = embed_clips(embedder, read, 10, folder / "cache")
                     sides.append(Gaussian.fitted(x.reshape(-1, x.shape[-1])))
                 return frechet_distance(*sides)
         else:

@@ -52,7 +52,7 @@ class Gaussian(NamedTuple):
             raise ValueError(f"embeddings must be [n, D] with n of at least 2, got {count:g} rows")
         mean = weights @ x / count
         factor = np.sqrt(weights / (count - 1))[:, None] * (x - mean)
-        return cls(mean, np.linalg.qr(factor, "r") if len(factor) > x.shape[1] else factor)
+        return cls(mean, np.asarray(np.linalg.qr(factor, "r")) if len(factor) > x.shape[1] else factor)
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
@@ -149,12 +149,12 @@ def kernel_sums(
         tiles = (np.exp(_squared_distances(u[i : i + ROWS], v) / (-2 * sigma**2)) for i in range(0, len(u), ROWS))
         return np.add.reduceat(np.concatenate([np.add.reduceat(tile, columns, 1) for tile in tiles]), rows, 0)
 
-    counts = tuple(np.diff(starts, append=len(side)) for starts, side in ((x_starts, x), (y_starts, y)))
+    counts = np.diff(x_starts, append=len(x)), np.diff(y_starts, append=len(y))
     pairs = (sums(x, x, x_starts, x_starts), sums(y, y, y_starts, y_starts), sums(x, y, x_starts, y_starts))
     return KernelSums(counts, pairs, np.equal.outer(x_names, y_names))
 
 
-def kernel_distance(found: KernelSums, weights: tuple[np.ndarray, np.ndarray] | None = None) -> float:
+def kernel_distance(kernels: KernelSums, weights: tuple[np.ndarray, np.ndarray] | None = None) -> float:
     """Squared maximum mean discrepancy, unbiased at every size (Gretton et al. 2012; KAD is Chung et al. 2025).
 
     E k(x, x') + E k(y, y') - 2 E k(x, y) over independent draws. What comes from one track is no independent draw, so
@@ -164,15 +164,15 @@ def kernel_distance(found: KernelSums, weights: tuple[np.ndarray, np.ndarray] | 
     Raises:
         ValueError: a side has fewer than two tracks.
     """
-    a, b = weights or tuple(np.ones(len(count)) for count in found.counts)
-    own = [np.eye(len(count), dtype=bool) for count in found.counts]
+    a, b = weights or tuple(np.ones(len(count)) for count in kernels.counts)
+    own = [np.eye(len(count), dtype=bool) for count in kernels.counts]
     means = []
-    for index, (left, right, same) in enumerate(((0, 0, own[0]), (1, 1, own[1]), (0, 1, found.same))):
+    for index, (left, right, same) in enumerate(((0, 0, own[0]), (1, 1, own[1]), (0, 1, kernels.same))):
         pairs = np.where(same, 0, np.outer((a, b)[left], (a, b)[right]))
-        number = found.counts[left] @ pairs @ found.counts[right]
+        number = kernels.counts[left] @ pairs @ kernels.counts[right]
         if number == 0:
             raise ValueError("a kernel distance needs embeddings of at least two tracks on each side")
-        means.append(np.vdot(pairs, found.sums[index]) / number)
+        means.append(np.vdot(pairs, kernels.sums[index]) / number)
     return float(means[0] + means[1] - 2 * means[2])
 
 

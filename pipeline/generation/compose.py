@@ -92,9 +92,14 @@ def main() -> None:
 
 
 def _pieces(captions: list[str] | None, manifest: Path | None, clips: int) -> pd.DataFrame:
-    """Caption, name, by which its numbers are drawn, and file of each piece: those given, or of the evaluation."""
+    """Caption, clip_id (which decides the random numbers) and file of each piece: those given, or the evaluation's.
+
+    A caption that is given twice has two clip_ids, and so gets two pieces of music.
+    """
     if manifest is None:
-        pieces = pd.DataFrame({"caption": captions, "clip_id": captions})
+        pieces = pd.DataFrame({"caption": captions})
+        occurrence = pieces.groupby("caption").cumcount().astype(str)
+        pieces = pieces.assign(clip_id=occurrence + ":" + pieces["caption"])
     else:
         rows = manifests.evaluation_rows(manifests.read(manifest), clips)
         pieces = pd.DataFrame({"caption": rows["caption_0"].tolist(), "clip_id": rows["clip_id"].astype(str).tolist()})

@@ -1,7 +1,7 @@
 """Speed of every codebook pattern: one model, one set of captions, one machine, one run.
 
-What a step takes does not depend on what the weights are, so one trained model stands for all: its weights decode by
-every pattern in turn, and nothing is read into what comes out.
+A step takes as long with any weights, so one trained model is timed with every pattern in turn; the music that it makes
+with patterns other than its own is thrown away.
 
     python -m pipeline.generation.speed --lm results/lm/delay/mmd-seed0 --codec results/codec/mmd-seed0 \
         --manifest results/corpus/manifest.parquet --text results/lm/text --out results/generation/patterns.json
@@ -24,7 +24,6 @@ from pipeline.lm import conditioning
 from pipeline.lm import model as language_model
 from pipeline.lm.conditioning import TextStates
 from pipeline.lm.model import LanguageModel
-from pipeline.lm.patterns import PATTERNS
 from pipeline.lm.transformer import set_matmul_precision
 
 
@@ -41,13 +40,13 @@ def measure(
     Patterns take turns, so that a busy minute of the machine falls on all of them. Rates are of the median repeat.
     """
     device, frames = model.heads.device, model.shape.frames
-    options = {"guidance_scale": how.guidance_scale, "top_k": how.top_k, "temperature": how.temperature}
+    options: dict[str, Any] = {"guidance_scale": how.guidance_scale, "top_k": how.top_k, "temperature": how.temperature}
     models = {}
     for name in distinct():
         models[name] = LanguageModel(replace(model.shape, pattern=name)).to(device).eval()
         models[name].load_state_dict(model.state_dict())
     runs = list(product(range(settings.repeats), settings.batch_sizes, models))
-    found: dict[tuple[int, str], list[list[float]]] = {}
+    timings: dict[tuple[int, str], list[list[float]]] = {}
     with job.Progress("generation/patterns", len(runs), "run") as progress:
         for done, (repeat, size, name) in enumerate(runs, start=1):
             chosen = clips.iloc[[i % len(clips) for i in range(size)]]
@@ -58,10 +57,10 @@ def measure(
                 sampling.generate(model, states, mask, frames=1, uniforms=uniforms[:, :, :1], **options)
             with sampling.stopwatch(device) as seconds:
                 sampling.generate(models[name], states, mask, frames=frames, uniforms=uniforms, **options)
-            found.setdefault((size, name), []).append(seconds)
+            timings.setdefault((size, name), []).append(seconds)
             progress.update(done)
     rows = []
-    for (size, name), repeats in found.items():
+    for (size, name), repeats in timings.items():
         clock, processor = np.transpose(repeats)
         row = {"pattern": name, "batch_size": size, "steps": models[name].pattern(frames).steps}
         row |= {"seconds": clock.tolist(), "processor_seconds": processor.tolist()}
@@ -71,8 +70,11 @@ def measure(
 
 
 def distinct() -> list[str]:
-    """Names of the patterns, of those that are one the first."""
-    return list({rule: name for name, rule in reversed(PATTERNS.items())}.values())[::-1]
+    """Names of the codebook patterns; where several name the same pattern, the first of them."""
+    names: dict[Any, str] = {}
+    for name in params.choices("PATTERNS"):
+        names.setdefault(params.choice("PATTERNS", name), name)
+    return list(names.values())
 
 
 def main() -> None:

@@ -78,6 +78,11 @@ class Convolution(nn.Module):
     short, they cost less than to lay out an FFT's numbers.
     """
 
+    analysis: Tensor  # [M, SPAN]
+    synthesis: Tensor  # [hop, M]
+    weight: Tensor  # [M, C, D], of each bin
+    bias: Tensor  # [D]
+
     def __init__(self, weight: Tensor, bias: Tensor, stride: int) -> None:
         """Weights `[D, C, kernel]`, of an odd kernel, and bias `[D]`; the stride is 1 or 2."""
         super().__init__()

@@ -136,6 +136,14 @@ class _Frontend(nn.Module):
         sign, scale, offset = self.affine
         return (self.largest(x) * sign).relu() * scale + offset
 
+    def set_kernel(self, kernel: Tensor, bias: Tensor) -> None:
+        """Keeps `[C, 1, frames, mels]` and `[C]` as `largest` wants them."""
+        raise NotImplementedError
+
+    def largest(self, x: Tensor) -> Tensor:
+        """Largest value over frequency of the convolution, `[P, 187, 96]` -> `[P, 187, C]`."""
+        raise NotImplementedError
+
 
 class _Timbral(_Frontend):
     """7 frames by 38 or 67 mels: the mels under the kernel are a convolution's channels, one band after another."""
@@ -152,8 +160,8 @@ class _Timbral(_Frontend):
         largest = x.new_full((), -torch.inf)
         for some in bands.split(self.at_once, 1):
             image = some.flatten(0, 1).transpose(1, 2)[:, :, None].contiguous(memory_format=torch.channels_last)
-            found = F.conv2d(image, self.kernel, self.bias)[:, :, 0].unflatten(0, (len(x), -1)).amax(1)
-            largest = torch.maximum(largest, found)
+            convolved = F.conv2d(image, self.kernel, self.bias)[:, :, 0].unflatten(0, (len(x), -1)).amax(1)
+            largest = torch.maximum(largest, convolved)
         return largest.transpose(1, 2)
 
 

@@ -9,6 +9,7 @@ import functools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -80,36 +81,43 @@ def _block(index: bytes, offset: int, size: int, path: str) -> Iterator[tuple[by
         yield key, block[position - length : position]
 
 
-def _tensor(name: str, entry: dict[int, int | list[bytes]], data: bytes, path: str) -> np.ndarray:
-    if entry.get(1) != FLOAT32:
-        raise ValueError(f"{path}: {name} has data type {entry.get(1)}, only float32 (1) is read")
-    shape = [_message(size).get(1, 0) for size in _message(entry[2][0]).get(2, [])]
-    offset, size = entry.get(4, 0), entry[5]
+def _tensor(name: str, entry: "_Message", data: bytes, path: str) -> np.ndarray:
+    if (kind := entry.numbers.get(1)) != FLOAT32:
+        raise ValueError(f"{path}: {name} has data type {kind}, only float32 (1) is read")
+    shape = [_message(size).numbers.get(1, 0) for size in _message(entry.blobs[2][0]).blobs.get(2, [])]
+    offset, size = entry.numbers.get(4, 0), entry.numbers[5]
     if len(data) < offset + size:
         raise ValueError(f"{path} ends before {name} does: it is cut short, fetch it again")
-    _verify(data[offset : offset + size], entry[6], f"{path}, {name}")
+    _verify(data[offset : offset + size], entry.numbers[6], f"{path}, {name}")
     return np.frombuffer(data, "<f4", size // 4, offset).reshape(shape)
 
 
-def _message(data: bytes) -> dict[int, int | list[bytes]]:
-    """Fields of a protobuf message by number: integers as they are, everything of variable length as a list."""
-    fields: dict[int, int | list[bytes]] = {}
+class _Message(NamedTuple):
+    """Fields of a protobuf message by number."""
+
+    numbers: dict[int, int]
+    blobs: dict[int, list[bytes]]  # all that has a length: strings, messages; in order where a field is repeated
+
+
+def _message(data: bytes) -> _Message:
+    numbers: dict[int, int] = {}
+    blobs: dict[int, list[bytes]] = {}
     position = 0
     while position < len(data):
         tag, position = _varint(data, position)
         number, kind = tag >> 3, tag & 7
         if kind == 0:
-            fields[number], position = _varint(data, position)
+            numbers[number], position = _varint(data, position)
         elif kind == 2:
             length, position = _varint(data, position)
-            fields.setdefault(number, []).append(data[position : position + length])
+            blobs.setdefault(number, []).append(data[position : position + length])
             position += length
         elif kind == 5:
-            (fields[number],) = struct.unpack("<I", data[position : position + 4])
+            (numbers[number],) = struct.unpack("<I", data[position : position + 4])
             position += 4
         else:
-            raise ValueError(f"a protobuf field of kind {kind} is none that a bundle's entry has")
-    return fields
+            raise ValueError(f"a protobuf field of kind {kind} does not occur in a bundle's entries")
+    return _Message(numbers, blobs)
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:

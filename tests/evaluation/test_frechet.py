@@ -1,6 +1,7 @@
 """Distances between sets of embeddings where they have closed forms, where others fail, and where others agree."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -197,7 +198,7 @@ def test_the_bandwidth_is_the_median_distance() -> None:
         ),
     ],
 )
-def test_bad_input_is_named(call: object, complaint: str) -> None:
+def test_bad_input_is_named(call: Callable[[], object], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         call()
 

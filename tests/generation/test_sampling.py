@@ -1,5 +1,7 @@
 """Sampling: the cache against the uncached model, clips apart from their batch, top-k, guidance, and a whole run."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from pipeline.lm.model import LanguageModel, Shape
 from pipeline.lm.patterns import PATTERNS
 
 K, C, T, D = 3, 11, 7, 8
-PLAIN = {"guidance_scale": 1.0, "top_k": 1, "temperature": 1.0}
+PLAIN: dict[str, Any] = {"guidance_scale": 1.0, "top_k": 1, "temperature": 1.0}
 
 
 def model_of(pattern: str) -> LanguageModel:
@@ -52,7 +54,7 @@ def test_cached_generation_is_the_uncached_one(name: str, scale: float) -> None:
 @pytest.mark.parametrize("name", sorted(PATTERNS))
 def test_a_clip_is_the_same_in_every_batch(name: str) -> None:
     model, (text, mask), noise = model_of(name), texts(5), uniforms(5)
-    how = {"frames": T, "guidance_scale": 2.0, "top_k": 6, "temperature": 0.9}
+    how: dict[str, Any] = {"frames": T, "guidance_scale": 2.0, "top_k": 6, "temperature": 0.9}
     together = generate(model, text, mask, uniforms=noise, **how)
     order = torch.tensor([4, 2, 0, 1, 3])
     shuffled = generate(model, text[order], mask[order], uniforms=noise[order], **how)
@@ -75,7 +77,7 @@ def test_short_clips(name: str, frames: int) -> None:
 def test_a_prompt_is_kept_and_continued_as_the_model_would_have_gone_on(name: str, frames: int) -> None:
     """What was generated, given back in part, leads to the same rest: filled in at once or drawn step by step."""
     model, (text, mask), noise = model_of(name), texts(3), uniforms(3)
-    how = {"frames": T, "uniforms": noise, "guidance_scale": 2.0, "top_k": 6, "temperature": 0.9}
+    how: dict[str, Any] = {"frames": T, "uniforms": noise, "guidance_scale": 2.0, "top_k": 6, "temperature": 0.9}
     whole = generate(model, text, mask, **how)
     continued = generate(model, text, mask, **how, prompt=whole[:, :, :frames])
     assert torch.equal(continued[:, :, :frames], whole[:, :, :frames])
@@ -89,7 +91,7 @@ def test_a_prompt_is_kept_and_continued_as_the_model_would_have_gone_on(name: st
 def test_longer_music_is_windows_that_overlap(name: str) -> None:
     model, (text, mask) = model_of(name), texts(2)
     noise = clip_uniforms(["a", "b"], 0, K, 17)
-    how = {"guidance_scale": 2.0, "top_k": 6, "temperature": 0.9}
+    how: dict[str, Any] = {"guidance_scale": 2.0, "top_k": 6, "temperature": 0.9}
     long = extend(model, text, mask, frames=17, overlap=3, uniforms=noise, **how)
     assert long.shape == (2, K, 17)
     expected = generate(model, text, mask, frames=T, uniforms=noise[:, :, :T], **how)

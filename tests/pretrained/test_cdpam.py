@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline import audio, fetch
-from pipeline.evaluation import embedders
+from pipeline.evaluation import embedders, score
 from pipeline.evaluation.frechet import Gaussian, frechet_distance
 from pipeline.pretrained import cdpam
 
@@ -45,8 +45,10 @@ def test_folded_layers_are_the_authors(variables: dict[str, Tensor]) -> None:
     for layer in range(cdpam.LAYERS):
         encoder, norm = f"base_encoder.encoder.{layer}", f"base_encoder.ebatch.{layer}"
         x = F.conv1d(x, variables[f"{encoder}.weight"], variables[f"{encoder}.bias"], padding=7)
-        parts = (variables[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-        x = F.leaky_relu(F.batch_norm(x, *parts), 0.1)
+        mean, variance, gamma, beta = (
+            variables[f"{norm}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = F.leaky_relu(F.batch_norm(x, mean, variance, gamma, beta), 0.1)
         if (layer + 1) % 4 == 0:
             x = x[:, :, ::2]
     acoustic, _ = (x.sum(2) / x.shape[2]).chunk(2, 1)
@@ -108,7 +110,7 @@ def test_fadtks_published_scores_come_out() -> None:
     with (folder / "samples_FAD_scores.csv").open() as file:
         published = {row["song_id"]: float(row["FAD_cdpam_acoustic_fma_pop"]) for row in csv.DictReader(file)}
     embedder = embedders.load("cdpam", DOWNLOADS, "", torch.device("cpu"))
-    reference = embedders.fma_pop("cdpam", DOWNLOADS)
+    reference = score.fma_pop("cdpam-acoustic", DOWNLOADS)
     found, every = {}, []
     for path in sorted((folder / "samples").glob("*.opus")):
         waveform, rate = audio.read(path)

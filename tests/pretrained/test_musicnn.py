@@ -1,6 +1,7 @@
 """musicnn against TensorFlow's own answers, and against its layers in the order in which its authors wrote them."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_the_front_end_is_librosas(reference: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("which", ["mtt", "msd"])
-def test_answers_are_tensorflows(which: str, folder: Path, reference: dict[str, Tensor]) -> None:
+def test_answers_are_tensorflows(which: Literal["mtt", "msd"], folder: Path, reference: dict[str, Tensor]) -> None:
     answer = musicnn.load(which, folder).embed(reference["waveform"][None])
     for name, atol in (("logits", 1e-4), ("penultimate", 1e-4), ("max_pool", 1e-3)):
         expected = reference[f"{which.upper()}_musicnn/{name}"]

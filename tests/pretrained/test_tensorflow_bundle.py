@@ -1,6 +1,7 @@
 """The bundle's reader against checksums computed bit by bit, and against files that were damaged."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_a_scalar_and_other_names_are_read_too(original: Path) -> None:
         (".data-00000-of-00001", lambda data: b"\xff" + data[1:], "batch_normalization/beta fails its checksum"),
     ],
 )
-def test_damage_is_named(bundle: Path, name: str, damage: object, complaint: str) -> None:
+def test_damage_is_named(bundle: Path, name: str, damage: Callable[[bytes], bytes], complaint: str) -> None:
     path = bundle / name
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=complaint):
