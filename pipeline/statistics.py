@@ -25,7 +25,11 @@ class Estimate(NamedTuple):
 
     def json(self, *, resamples: bool = False) -> dict[str, float | list[float]]:
         """JSON-ready value and interval, and the resampled values where others will pair with them."""
-        ends = {"value": float(self.value), "low": float(self.low), "high": float(self.high)}
+        ends: dict[str, float | list[float]] = {
+            "value": float(self.value),
+            "low": float(self.low),
+            "high": float(self.high),
+        }
         return {**ends, "resamples": self.resamples.tolist()} if resamples else ends
 
 
@@ -33,7 +37,7 @@ def multiplicities(tracks: int, resamples: int, seed: int) -> np.ndarray:
     """How often each track is drawn in each resample, `[R, tracks]`; every row sums to `tracks`.
 
     Raises:
-        ValueError: there are fewer than two tracks, of which no interval can come.
+        ValueError: there are fewer than two tracks, too few for an interval.
     """
     if tracks < 2:
         raise ValueError(f"an interval over tracks needs at least 2 of them, got {tracks}; enlarge the test split")
@@ -61,9 +65,9 @@ def mean(values: np.ndarray, tracks: np.ndarray, *, resamples: int, seed: int, c
 def jackknife(value: float, left_out: np.ndarray, *, resamples: int, seed: int, confidence: float) -> Estimate:
     """Interval over tracks of a measure that was also taken with each track left out, `left_out` `[tracks]`.
 
-    Each track's influence, (n - 1) (mean of left_out - left_out), is drawn as a clip's value is in `mean`. For what
-    reads how often a cell is hit once: a track that a plain resample holds twice has no such cell, and an estimate that
-    rests on them is off by more than its spread.
+    Each track's influence, (n - 1) (mean of left_out - left_out), is drawn as a clip's value is in `mean`. It is meant
+    for estimates that rest on cells hit once: a track that a plain resample draws twice hits none of its cells once,
+    which shifts such an estimate by more than its spread.
     """
     tracks = len(left_out)
     influence = (tracks - 1) * (left_out.mean() - left_out)
@@ -90,8 +94,8 @@ def ratio(ours: Estimate, theirs: Estimate, confidence: float) -> Estimate:
 def over_seeds(estimates: list[Estimate], *, seed: int, confidence: float) -> Estimate:
     """Mean over training seeds of measurements on the same tracks; each resample draws seeds as well (Owen 2007).
 
-    All must come from the same tracks, number of resamples and seed, as for `difference`. Of two or three seeds such
-    an interval is rough: it says whether they agree, not what others would give.
+    All must come from the same tracks, number of resamples and seed, as for `difference`. With two or three seeds such
+    an interval is rough: it says whether they agree, not what other seeds would give.
     """
     for estimate in estimates[1:]:
         _paired(estimates[0], estimate)
@@ -119,7 +123,7 @@ class Correlation(NamedTuple):
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
-    """Spearman's rho of `[n]` with `[n]`; p by trying every permutation, or for more than 8 points from t.
+    """Spearman's rho of `x` and `y` `[n]`; p by trying every permutation, or for more than 8 points from t.
 
     A constant side has no ranks: rho is 0 and p is 1.
     """
@@ -130,7 +134,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
     rho = float(a @ b / points)
     if points > EXACT_UP_TO:
         return Correlation(rho, float(stats.spearmanr(x, y, alternative="greater").pvalue), points)
-    # A tolerance, for the same ranks in another order sum to another last digit.
+    # With a tolerance, for the same products summed in another order differ in the last digit.
     as_high = sum(a @ b[list(order)] / points >= rho - 1e-9 for order in permutations(range(points)))
     return Correlation(rho, as_high / factorial(points), points)
 

@@ -6,6 +6,7 @@ Bars and whiskers are intervals over tracks; one mark is one seed.
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -22,6 +23,7 @@ from pipeline.statistics import Estimate
 from pipeline.study import JOINT
 
 FORMATS = ("png", "svg")
+Shared = Literal["none", "row"]  # which panels have an axis in common
 
 # Okabe and Ito's colours, told apart by readers who do not see red from green.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 3
@@ -103,8 +105,7 @@ def dependence_matrices(results: Results) -> Figure:
 def dependence_by_lag(results: Results) -> Figure:
     """Mutual information summed over pairs against the lag of the later codebook, a panel a seed, a line a codec."""
     seeds = sorted({seed for _, seed in results.study.runs})
-    figure, axes = _figure(1, len(seeds), (max(1 + 3.6 * len(seeds), TITLE), 3.8))
-    highest = 0.0
+    figure, axes = _figure(1, len(seeds), (max(1 + 3.6 * len(seeds), TITLE), 3.8), sharey="row")
     for ax, seed in zip(axes[0], seeds, strict=True):
         for index, codec in enumerate(results.study.codecs):
             if seed not in results.study.seeds(codec):
@@ -114,14 +115,12 @@ def dependence_by_lag(results: Results) -> Figure:
                 [estimate[key] for estimate in found["estimators"][results.estimator]]
                 for key in ("value", "low", "high")
             )
-            highest = max(highest, *high)
             ax.fill_between(found["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
             ax.plot(found["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
         ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
         ax.set_xlabel("lag of codebook b behind codebook a < b (frames)")
         ax.set_title(f"seed {seed}")
-    for ax in axes[0]:
-        ax.set_ylim(0, 1.03 * highest)
+    _from_zero(axes[0, 0])
     axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
     _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.study.codecs)}, columns=3)
     figure.suptitle(
@@ -152,26 +151,30 @@ def total_correlation(results: Results) -> Figure:
 
 
 def calibration(results: Results) -> Figure:
-    """Bias and spread of every estimator on codes whose mutual information is known, a panel a distribution."""
-    found = results.calibration
-    figure, axes = _figure(1, len(found["distributions"]), (1.5 + 2.4 * len(found["distributions"]), 3.4))
-    names = list(found["worst"])
-    for ax, (name, known) in zip(axes[0], found["distributions"].items(), strict=True):
-        for row, estimator in enumerate(names):
-            errors = known["estimators"][estimator]
-            colour = COLOURS[1] if estimator == found["chosen"] else COLOURS[0]
-            ax.errorbar(errors["bias"], row, xerr=errors["spread"], fmt="o", color=colour, capsize=2, markersize=5)
-        ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_yticks(range(len(names)), [] if ax is not axes[0, 0] else [ESTIMATORS[each] for each in names])
-        ax.set_ylim(len(names) - 0.5, -0.5)
-        ax.set_xlabel("estimate - truth (bits)")
-        ax.set_title(f"{DISTRIBUTIONS[name]},\ntruth {known['truth']:.2f} bits")
-        ax.sharex(axes[0, 0])
+    """Bias and spread of every estimator on codes whose mutual information is known.
+
+    A row of panels is a condition (the study's own, and the paper's codes in few frames), a panel a distribution.
+    """
+    own = results.calibration
+    columns = len(own["distributions"])
+    figure, axes = _figure(2, columns, (1.5 + 2.4 * columns, 6), sharex="row", sharey="row")
+    for row, condition in zip(axes, (own, own["few_frames"]), strict=True):
+        names = list(condition["worst"])
+        for ax, (distribution, known) in zip(row, condition["distributions"].items(), strict=True):
+            for place, estimator in enumerate(names):
+                errors = known["estimators"][estimator]
+                colour = COLOURS[1] if estimator == own["chosen"] else COLOURS[0]
+                ax.errorbar(
+                    errors["bias"], place, xerr=errors["spread"], fmt="o", color=colour, capsize=2, markersize=5
+                )
+            ax.axvline(0, color="black", linewidth=0.8)
+            ax.set_xlabel("estimate - truth (bits)")
+            ax.set_title(f"{DISTRIBUTIONS[distribution]},\ntruth {known['truth']:.2f} bits")
+        row[0].set_yticks(range(len(names)), [ESTIMATORS[each] for each in names])
+        row[0].set_ylim(len(names) - 0.5, -0.5)
+        row[0].set_ylabel(f"{condition['codebook_size']:,} codes,\n{condition['frames']['test']:,} frames")
     _legend(figure, {"used by the claims": (COLOURS[1], "o"), "other": (COLOURS[0], "o")})
-    figure.suptitle(
-        f"Mutual information of known codes: {found['frames']['test']:,} frames, {found['codebook_size']} codes, "
-        f"{found['draws']} draws; whiskers are 1 standard deviation"
-    )
+    figure.suptitle(f"Mutual information of known codes, {own['draws']} draws; whiskers are 1 standard deviation")
     return figure
 
 
@@ -390,9 +393,12 @@ def save(figure: Figure, path: Path) -> None:
             figure.savefig(temporary, dpi=150, metadata=metadata)
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Figure, np.ndarray]:
+def _figure(
+    rows: int, columns: int, size: tuple[float, float], sharex: Shared = "none", sharey: Shared = "none"
+) -> tuple[Figure, np.ndarray]:
+    """A figure and its axes `[rows, columns]`. Axes are shared here, before anything sets their limits."""
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure, figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
 
 
 def _matrix(results: Results, codec: str, seed: int, alignment: str) -> np.ndarray:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import multivariate_normal
+from sklearn.metrics import mutual_info_score
 
 from pipeline import params
 from pipeline.dependence import calibration
@@ -45,8 +46,8 @@ def test_draws_have_the_truth_that_is_stated(name: str) -> None:
     pair = calibration.known(8, SETTINGS)[name]
     codes = pair.draw(400_000, np.random.default_rng(0))
     assert codes.shape == (2, 400_000)
-    found = information(histograms(codes, 8))["chao_wang_jost"].mutual[0]
-    assert found == pytest.approx(pair.truth, abs=0.01)
+    estimate = information(histograms(codes, 8))["chao_wang_jost"].mutual[0]
+    assert estimate == pytest.approx(pair.truth, abs=0.01)
 
 
 def test_the_markov_pair_repeats_as_stated() -> None:
@@ -57,6 +58,30 @@ def test_the_markov_pair_repeats_as_stated() -> None:
 def test_the_least_worst_error_is_chosen_among_histograms() -> None:
     worst = {name: 1.0 for name in ESTIMATORS} | {"grassberger": 0.2, calibration.LEARNED: 0.1}
     assert calibration.chosen(worst) == "grassberger"
+
+
+def test_errors_of_the_plug_in_agree_with_scikit_learn() -> None:
+    settings = params.load(Path("params.yaml")).dependence
+    settings = settings.model_copy(update={"shuffles": 1, "calibration": SETTINGS})
+    result = calibration.errors({"test": 500}, 200, settings)
+    assert list(result["worst"]) == list(ESTIMATORS)  # nothing to learn the bound from
+    values = []
+    for draw in range(2):
+        codes = calibration.known(200, SETTINGS)["independent"].draw(500, np.random.default_rng([0, 0, draw]))
+        values.append(mutual_info_score(*codes) / np.log(2))
+    plug_in = result["distributions"]["independent"]["estimators"]["plug_in"]
+    assert plug_in["bias"] == pytest.approx(np.mean(values))
+    assert plug_in["spread"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_few_frames_do_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {name: 0.1 for name in ESTIMATORS} | {"chao_wang_jost": 0.05}
+    few = {name: 9.0 for name in ESTIMATORS} | {"shuffled_baseline": 1.0}
+    by_size = {256: {"worst": own}, calibration.PAPER_CODES: {"worst": few}}
+    monkeypatch.setattr(calibration, "errors", lambda frames, size, settings: by_size[size])
+    result = calibration.calibrate({"test": 100_000}, 256, params.load(Path("params.yaml")).dependence)
+    assert result["chosen"] == "chao_wang_jost"
+    assert result["few_frames"]["worst"] == few
 
 
 def test_main_calibrates_at_the_studys_own_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,15 +95,20 @@ def test_main_calibrates_at_the_studys_own_size(tmp_path: Path, monkeypatch: pyt
     argv = ["--params", json.dumps(whole), "--manifest", "m.parquet", "--out", "out.json"]
     monkeypatch.setattr(sys, "argv", ["calibration", *argv])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibration, "PAPER_CODES", 64)
+    monkeypatch.setattr(calibration, "FEW_FRAMES", 200)
     calibration.main()
-    found = json.loads(Path("out.json").read_text())
-    assert found["frames"] == {"train": 2000, "validation": 500, "test": 1000}
-    assert list(found["distributions"]) == list(DISTRIBUTIONS)
-    assert list(found["worst"]) == list(SHOWN)
-    for name, worst in found["worst"].items():
-        errors = [known["estimators"][name]["error"] for known in found["distributions"].values()]
+    written = json.loads(Path("out.json").read_text())
+    assert written["frames"] == {"train": 2000, "validation": 500, "test": 1000}
+    assert list(written["distributions"]) == list(DISTRIBUTIONS)
+    assert list(written["worst"]) == list(SHOWN)
+    for name, worst in written["worst"].items():
+        errors = [known["estimators"][name]["error"] for known in written["distributions"].values()]
         assert worst == max(errors)
-    assert found["worst"][found["chosen"]] == min(found["worst"][name] for name in ESTIMATORS)
+    assert written["worst"][written["chosen"]] == min(written["worst"][name] for name in ESTIMATORS)
+    assert written["few_frames"]["codebook_size"] == 64
+    assert written["few_frames"]["frames"] == {"test": 200}
+    assert list(written["few_frames"]["worst"]) == list(ESTIMATORS)
     again = Path("out.json").read_bytes()
     calibration.main()
     assert Path("out.json").read_bytes() == again

@@ -2,14 +2,18 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import jinja2
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from matplotlib.container import BarContainer
+from matplotlib.figure import Figure
 
 from pipeline.report import figures, tables
 from pipeline.report.results import Results
@@ -80,6 +84,42 @@ def test_figures_are_complete_and_the_same_twice(
     assert [(tmp_path / f"again.{suffix}").read_bytes() for suffix in figures.FORMATS] == [
         written[f"scores.{suffix}"] for suffix in figures.FORMATS
     ]
+
+
+def _cut_off(figure: Figure) -> list[np.ndarray]:
+    """Plotted points that lie beyond the limits of their axes: of lines, whiskers, bands and bars."""
+    points = []
+    for ax in figure.axes:
+        vertices = [np.asarray(line.get_xydata()) for line in ax.lines if line.get_transform() == ax.transData]
+        for collection in ax.collections:
+            if collection.get_transform() == ax.transData:
+                vertices += [np.asarray(path.vertices) for path in collection.get_paths()]
+        for bars in ax.containers:
+            if isinstance(bars, BarContainer):
+                vertices += [bar.get_bbox().get_points() for bar in bars]
+        limits = np.sort(np.transpose([ax.get_xlim(), ax.get_ylim()]), axis=0)
+        points += [
+            point for each in vertices for point in each if (point < limits[0]).any() or (point > limits[1]).any()
+        ]
+    return points
+
+
+@pytest.mark.parametrize("draw", figures.DRAWN, ids=figures.FIGURES)
+def test_every_point_lies_within_its_axes(study: tuple[Path, str], draw: Callable[[Results], Figure]) -> None:
+    root, argument = study
+    with mpl.rc_context(figures.STYLE):
+        assert not _cut_off(draw(Results(root / "results", argument)))
+
+
+def test_the_table_of_the_calibration_names_both_conditions(study: tuple[Path, str]) -> None:
+    rows = tables.calibration(Results(study[0] / "results", study[1]))
+    assert {(row["codes"], row["frames"]) for row in rows} == {(synthetic.SIZE, 6_000), (2048, 20_000)}
+    (used,) = [row for row in rows if row["verdict"]]
+    assert (used["codes"], used["distribution"], used["estimator"]) == (
+        synthetic.SIZE,
+        "worst case",
+        "shuffled baseline",
+    )
 
 
 def test_every_table_and_figure_has_a_caption() -> None:
