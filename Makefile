@@ -4,12 +4,14 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+# uv from the path, or one of its own.
+UV := $(shell command -v uv || echo .uv/bin/uv)
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: study smoke report test quick bench lint format status settle environment clean
+.PHONY: study smoke report test quick bench lint format lock status settle environment clean
 
 study: environment ## the whole study of params.yaml: results/, figures/
 	snakemake --cores $(CORES)
@@ -27,19 +29,23 @@ quick: environment ## the tests that take seconds
 	pytest -n 2 --dist loadfile -m "not slow"
 
 bench: environment ## what this code takes against its rivals, as ratios of one run
-	python tests/bench.py
+	python bench.py
 
 lint: environment
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile rules
 	snakemake --lint
+	mypy
 
 format: environment
 	ruff check --fix .
 	ruff format .
 	snakefmt Snakefile rules
-	python -m pipeline.params
+
+lock: | $(UV) ## requirements.lock anew, after a change of the dependencies in pyproject.toml; PINS=--upgrade for newer ones
+	$(UV) pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --no-annotate --quiet $(PINS) --output-file requirements.lock
 
 status: environment ## the jobs that are running, live
 	python -m pipeline.job
@@ -48,9 +54,6 @@ settle: environment ## after `dvc pull` or `dvc checkout`: take the results that
 	snakemake --touch --forceall --cores 1
 
 environment: $(VENV)/.requirements
-
-# uv from the path, or one of its own.
-UV := $(shell command -v uv || echo .uv/bin/uv)
 
 $(VENV)/.requirements: requirements.lock | $(UV)
 	test -x $(BIN)/python || $(UV) venv --python $(PYTHON) $(VENV)

@@ -132,9 +132,9 @@ class Study(_Section):
             if unknown := set(models.codecs) - set(self.codecs):
                 raise ValueError(f"study.language_models.{pattern}.codecs names {sorted(unknown)}, not in study.codecs")
             for codec in models.codecs:
-                if unknown := set(models.seeds) - set(self.codecs[codec].seeds):
+                if untrained := set(models.seeds) - set(self.codecs[codec].seeds):
                     raise ValueError(
-                        f"study.language_models.{pattern}.seeds names {sorted(unknown)}, "
+                        f"study.language_models.{pattern}.seeds names {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
                     )
         return self

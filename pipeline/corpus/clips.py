@@ -8,10 +8,10 @@ import hashlib
 import json
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,8 @@ from pipeline.files import atomic, write_json
 from pipeline.job import JobError
 from pipeline.manifest import SPLITS
 
+T = TypeVar("T")
+R = TypeVar("R")
 EMPTY = np.empty((0, 0), np.int16)
 # Downloads that were cut to a clip's length end up to some hundredths of a second early: of 10 s, 0.1 s is let pass.
 SHORTEST = 0.99  # of a clip; a track between this and a clip is padded with silence
@@ -51,7 +53,7 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
     kept: list[Cut] = []
     dropped: list[Cut] = []
     with job.Progress("corpus", total, "track") as progress, rows(out / "audio.npy", length) as append:
-        for step, clips in enumerate(_in_order(lambda item: cut(*item, corpus), source, threads), start=1):
+        for step, clips in enumerate(_in_order(lambda item: cut(item[0], item[1], corpus), source, threads), start=1):
             append(clips.samples)
             # What is written need not stay in memory.
             (dropped if clips.dropped else kept).append(clips._replace(samples=EMPTY))
@@ -200,10 +202,10 @@ def rows(path: Path, length: int) -> Iterator[Callable[[np.ndarray], None]]:
         assert file.tell() == begin
 
 
-def _in_order(function: Callable[[Any], Any], items: Iterable[Any], threads: int) -> Iterator[Any]:
+def _in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
     """`map` on several threads that runs only a little ahead: tracks are large."""
     with ThreadPoolExecutor(threads) as pool:
-        waiting = deque()
+        waiting: deque[Future[R]] = deque()
         for item in items:
             waiting.append(pool.submit(function, item))
             if len(waiting) > threads:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from pipeline import audio, params, provenance
 from pipeline.audio import Audio
 from pipeline.corpus.source import Open, Source, Track, Unusable
+from pipeline.corpus.user_files import AUDIO_SUFFIXES, Row, audio_files, json_lines, records, table
 from pipeline.job import JobError
-from pipeline.user_files import AUDIO_SUFFIXES, Row, audio_files, json_lines, records, table
 
 # A file at most so much longer than a stretch, in s, is taken for the stretch itself: downloads are cut at keyframes.
 SLACK = 1.0

@@ -199,6 +199,7 @@ def parse(path: Path) -> Score:
         raise Unusable("names a publisher")
     import music21
 
+    score: Any
     try:
         # Without this, music21 pickles what it parses into a shared folder, and reads it back from there.
         score = music21.converter.parse(path, forceSource=True)
@@ -309,12 +310,19 @@ def _text(path: Path) -> str:
 @functools.cache
 def _folder() -> Path:
     # Importing music21 takes seconds; its place is known without.
-    return Path(importlib.util.find_spec("music21").origin).parent / "corpus"
+    return _package("music21") / "corpus"
 
 
 @functools.cache
 def _sound_font() -> Path:
-    return Path(importlib.util.find_spec("pretty_midi").origin).parent / "TimGM6mb.sf2"
+    return _package("pretty_midi") / "TimGM6mb.sf2"
+
+
+def _package(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    if found is None or found.origin is None:
+        raise JobError(f"the package {name} is not installed: run `make environment`")
+    return Path(found.origin).parent
 
 
 def open_scores(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:

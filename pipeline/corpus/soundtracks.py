@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, BinaryIO, Literal, NamedTuple
 
 from pipeline import audio, fetch, params
 from pipeline.audio import Audio
@@ -25,6 +25,8 @@ from pipeline.job import JobError
 
 CATALOGUE = Path(__file__).with_suffix(".csv")
 SUFFIXES = (".ogg", ".opus")
+# How tarfile reads a stream of each compression, by the suffix of data.tar.
+STREAMS: dict[str, Literal["r|", "r|xz", "r|gz", "r|bz2"]] = {"": "r|", "xz": "r|xz", "gz": "r|gz", "bz2": "r|bz2"}
 
 PACKAGES = {
     package.name: package
@@ -118,13 +120,13 @@ def audio_files(deb: Path) -> Iterator[tuple[str, bytes]]:
     try:
         with deb.open("rb") as file:
             compression = _seek_data(file, deb)
-            with tarfile.open(fileobj=file, mode=f"r|{compression}") as members:
+            with tarfile.open(fileobj=file, mode=STREAMS[compression]) as members:
                 for member in members:
                     path = member.name.removeprefix("./")
                     if path.endswith(SUFFIXES):
-                        yield path, members.extractfile(member).read()
+                        yield path, _content(members, member).read()
                     elif path.endswith(".pk3"):
-                        yield from _zipped(path, members.extractfile(member))
+                        yield from _zipped(path, _content(members, member))
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
         raise JobError(f"{deb} cannot be unpacked ({error}): it is damaged; remove it and run again") from None
 
@@ -137,14 +139,21 @@ def _seek_data(file: BinaryIO, deb: Path) -> str:
         name, size = header[:16].decode().strip().rstrip("/"), int(header[48:58])
         if name.startswith("data.tar"):
             compression = name.removeprefix("data.tar").removeprefix(".")
-            if compression not in ("", "xz", "gz", "bz2"):
+            if compression not in STREAMS:
                 raise JobError(f"{deb}: data.tar.{compression} cannot be read by Python; take Debian's own package")
             return compression
         file.seek(size + size % 2, io.SEEK_CUR)
     raise JobError(f"{deb} holds no data.tar: it is truncated; remove it and run again")
 
 
-def _zipped(path: str, stream: BinaryIO) -> Iterator[tuple[str, bytes]]:
+def _content(members: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = members.extractfile(member)
+    if content is None:
+        raise tarfile.TarError(f"{member.name} is no file")
+    return content
+
+
+def _zipped(path: str, stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
     # A zip file is read from its end, a tar stream only forwards.
     with tempfile.TemporaryFile() as file:
         while chunk := stream.read(1 << 20):

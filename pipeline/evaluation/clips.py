@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline import audio, files, params, user_files
+from pipeline import audio, files, params
+from pipeline.corpus import user_files
 from pipeline.evaluation.embeddings import FLOOR, OUTSIDE, REFERENCE
 from pipeline.manifest import evaluation_rows, turns
 

@@ -173,7 +173,8 @@ def factorised(
     """Each token of the step by itself, given all earlier steps: the product of marginals."""
     logits = model.logits(hidden, codebooks)
     if guidance_scale != 1:
-        logits = guide(*logits.chunk(2), guidance_scale)
+        conditional, null = logits.chunk(2)
+        logits = guide(conditional, null, guidance_scale)
     return sample(logits, uniform, top_k=top_k, temperature=temperature)
 
 

@@ -116,10 +116,10 @@ def test_ids_are_unique_whatever_the_names(tmp_path: Path) -> None:
     for number, name in enumerate(names):
         sound(music / name, seed=number)
     sound(music / "z.wav").rename(music / os.fsdecode(b"\xff.wav"))
-    clips, _, summary = clips_of(music, "folder", None)
+    names.append("\\xff.wav")
+    clips, *_ = clips_of(music, "folder", None)
     assert clips["clip_id"].is_unique
-    assert clips["track_id"].tolist() == sorted(2 * [f"folder.{name}" for name in names])
-    assert summary["dropped"]["tracks"] == {"folder.\\xff.wav": "its name is not UTF-8: rename the file"}
+    assert sorted(clips["track_id"]) == sorted(2 * [f"folder.{name}" for name in names])
     # One title, so one group: what differs by its suffix alone is one piece.
     assert clips[clips["title"] == "s"]["group"].nunique() == 1
 

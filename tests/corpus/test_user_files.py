@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import user_files
+from pipeline.corpus import user_files
+from pipeline.corpus.user_files import Row
 from pipeline.job import JobError
-from pipeline.user_files import Row
 
 # All but \r, \n and surrogates; among it what `str.splitlines` breaks at.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]) | st.sampled_from("\t\v\f\x1c\x1d\x1e\x85\u2028\u2029\ufeff"))
