@@ -1,7 +1,7 @@
 """Distances between sets of embeddings: Fréchet's between Gaussians, its limit for infinite samples, and a kernel's.
 
-All in float64. A Gaussian is its mean and a factor of its covariance, so that no matrix is squared on the way: neither
-complex square roots nor ill-conditioned products come up, and fewer samples than dimensions are no special case.
+All in float64. A Gaussian is its mean and a factor of its covariance, so no matrix is ever squared: complex square
+roots and ill-conditioned products cannot occur, and fewer samples than dimensions are not a special case.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Gaussian(NamedTuple):
         values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
         # Statistics published in float32 have eigenvalues that rounding made negative.
         if values[0] < -1e-4 * max(values[-1], np.finfo(float).tiny):
-            raise ValueError(f"a covariance has the eigenvalue {values[0]:.3g}: it is none")
+            raise ValueError(f"a covariance has the eigenvalue {values[0]:.3g}: a covariance has none below 0")
         # Below this an eigenvalue is rounding; its root would count for 1e-8 of the largest, once a dimension.
         noise = len(mean) * np.finfo(float).eps * values[-1]
         kept = values > noise

@@ -13,8 +13,8 @@ NEGATED = re.compile(r"\b(?:without|no)\b[^,.;]*")
 def kl(reference: np.ndarray, system: np.ndarray) -> np.ndarray:
     """KL(reference || system) in nats of each clip's tags: logits `[n, m, C]`, both -> `[n]`.
 
-    A clip's posterior is the mean over its patches of the softmax over tags, as MusicGen's KL takes PaSST's. Differs
-    from there in the tagger, whose tags do not exclude each other: the softmax says how it ranks them.
+    A clip's posterior is the mean over its patches of the softmax over tags, as in MusicGen's KL, which uses PaSST.
+    musicnn's tags do not exclude each other: there, the softmax says how it ranks them.
     """
     if reference.shape != system.shape:
         raise ValueError(f"logits of paired clips must have one shape, got {reference.shape} and {system.shape}")
@@ -35,8 +35,8 @@ def agreement(logits: np.ndarray, captions: Sequence[str], tags: Sequence[str]) 
 
     How well a caption fits is the mean, over the tags that it names, of the clip's log-odds `[n, m, C]`, averaged over
     patches and standardised over the system's clips, so that neither a common tag nor a system's bias wins. Ties count
-    half: 0.5 is what audio that has nothing to do with its captions gets, 1 the most. It is no CLAP score and compares
-    with none: it hears `tags` alone, of which a caption names a few.
+    half: audio unrelated to its captions gets 0.5, a perfect match 1. This is not a CLAP score and cannot be compared
+    with one: it knows only `tags`, a few of which a caption names.
     """
     means = logits.mean(1, dtype=np.float64)
     spread = means.std(0)
