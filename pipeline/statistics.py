@@ -25,12 +25,12 @@ class Estimate(NamedTuple):
 
     def json(self, *, resamples: bool = False) -> dict[str, float | list[float]]:
         """JSON-ready value and interval, and the resampled values where others will pair with them."""
-        ends: dict[str, float | list[float]] = {
+        stored: dict[str, float | list[float]] = {
             "value": float(self.value),
             "low": float(self.low),
             "high": float(self.high),
         }
-        return {**ends, "resamples": self.resamples.tolist()} if resamples else ends
+        return {**stored, "resamples": self.resamples.tolist()} if resamples else stored
 
 
 def multiplicities(tracks: int, resamples: int, seed: int) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""What a study is made of, and where each of its results lies: the lists and places that rules and report share."""
+"""What a study is made of and where each of its results lies: the lists and places that the rules and the report share.
+
+The rules read this on every start, so it imports neither torch nor anything else that takes long.
+"""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -9,9 +12,40 @@ from pipeline import params
 JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
 REFERENCE, FLOOR = "reference", "floor"  # real music of the test split, and as many clips of the validation split
 
-# Places, relative to the study's directory; names in braces are wildcards.
+# What the report holds, in its order; `pipeline.report` has the code behind each name.
+TABLE_NAMES = (
+    "reconstruction",
+    "dependence",
+    "estimators",
+    "total_correlation",
+    "calibration",
+    "scores",
+    "likelihood",
+    "speed",
+    "patterns",
+    "published",
+    "claims",
+    "findings",
+)
+FIGURE_NAMES = (
+    "dependence",
+    "dependence_matrices",
+    "dependence_by_lag",
+    "total_correlation",
+    "calibration",
+    "reconstruction_dependence",
+    "criterion",
+    "scores",
+    "likelihood",
+    "speed",
+    "patterns",
+    "training",
+)
+OF_MODELS = ("total_correlation", "likelihood", "speed", "patterns")  # need language models, or the tokens they learn
+
+# Places, relative to the study's folder; names in braces are wildcards.
 CORPUS = "results/corpus"
-TRUNK = "results/codec/trunk/{quantizer}-seed{seed}"  # no codec's folder, whatever its name: those end in a seed
+TRUNK = "results/codec/trunk/{quantizer}-seed{seed}"  # `trunk` is no codec's folder: those end in a seed
 TOKENS = "results/codec/tokens/{codec}-seed{seed}"
 CODEC = "results/codec/{codec}-seed{seed}"
 DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
@@ -60,7 +94,7 @@ class Model(NamedTuple):
 
     @property
     def system(self) -> str:
-        """Its music, as a system that is scored."""
+        """The music that it generates, as a system that is scored."""
         return f"generation/{self.name}"
 
 
@@ -98,14 +132,35 @@ class Study:
 
     @cached_property
     def modelled(self) -> list[Run]:
-        """Codecs and seeds that have language models."""
+        """Codec runs that have language models."""
         return list(dict.fromkeys(model.run for model in self.models))
+
+    @property
+    def modelled_codecs(self) -> dict[str, list[int]]:
+        """Codecs that have language models, and the seeds of their runs that have one."""
+        seeds: dict[str, list[int]] = {}
+        for run in self.modelled:
+            seeds.setdefault(run.codec, []).append(run.seed)
+        return seeds
 
     @cached_property
     def systems(self) -> list[str]:
         """What is scored: real music, the codecs' reconstructions, the language models, and what others made."""
         made = [*(run.system for run in self.runs), *(model.system for model in self.models)]
         return [REFERENCE, FLOOR, *made, *(f"outside/{name}" for name in self.outside)]
+
+    @property
+    def tables(self) -> list[str]:
+        """Tables that the report of this study has."""
+        return self._reported(TABLE_NAMES)
+
+    @property
+    def figures(self) -> list[str]:
+        """Figures that the report of this study has."""
+        return self._reported(FIGURE_NAMES)
+
+    def _reported(self, names: tuple[str, ...]) -> list[str]:
+        return [name for name in names if self.models or name not in OF_MODELS]
 
     def trunk(self, codec: str, seed: int) -> dict[str, Any]:
         """Wildcards of the trunk that a codec's run branches from."""
@@ -116,22 +171,22 @@ class Study:
         return [seed for seed in self.codecs[codecs[0]].seeds if all(seed in self.codecs[c].seeds for c in codecs)]
 
     def baseline(self, quantizer: str) -> list[str]:
-        """The codec of a quantizer that was trained without the loss, the first if there are several; or none."""
+        """The first codec of a quantizer that is trained without the loss; an empty list if there is none."""
         return [n for n, codec in self.codecs.items() if codec.loss.weight == 0 and codec.quantizer == quantizer][:1]
 
     @property
     def independent(self) -> list[str]:
-        """Codecs trained with the loss."""
+        """Codecs that are trained with the loss."""
         return [name for name, codec in self.codecs.items() if codec.loss.weight > 0]
 
     def pairs(self, quantizer: str) -> list[tuple[str, str]]:
-        """Codecs of a quantizer with the loss, each beside the codec without it."""
+        """Each codec of a quantizer with the loss, paired with the codec without it."""
         ours = [name for name in self.independent if self.codecs[name].quantizer == quantizer]
         return [(name, without) for without in self.baseline(quantizer) for name in ours]
 
     @property
     def sweeps(self) -> dict[str, list[str]]:
-        """Codecs that differ in the weight of their loss alone, in its order, from the codec without it."""
+        """Codecs that differ only in the weight of their loss, by growing weight; the codec without the loss leads."""
         lines: dict[str, list[str]] = {}
         for name in sorted(self.independent, key=lambda name: self.codecs[name].loss.weight):
             codec, loss = self.codecs[name], self.codecs[name].loss

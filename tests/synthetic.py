@@ -1,4 +1,4 @@
-"""A made-up tree of results in the study's formats: what the report needs to be tried without a study."""
+"""Made-up results in the study's places and formats, to try the report without running a study."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline import files, params, statistics
-from pipeline.dependence import calibration
-from pipeline.dependence import pairwise as dependence
+from pipeline import study as place
+from pipeline.dependence import calibration, pairwise
 from pipeline.dependence.information import ESTIMATORS
 from pipeline.generation import speed
 from pipeline.lm.patterns import pattern
-from pipeline.report.results import Model
+from pipeline.study import FLOOR, JOINT, REFERENCE, Model, Run, Study
 
 CLIPS, TRACKS, FRAMES, CODEBOOKS, SIZE = 60, 12, 100, 4, 32
 TRACK = np.array([f"track{i % TRACKS:02d}" for i in range(CLIPS)])
@@ -21,7 +21,7 @@ TRACK_NUMBER = np.arange(CLIPS) % TRACKS
 BOOTSTRAP = 40
 
 
-def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict:
+def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
     """The default study's parameters, with few resamples."""
     whole = params.load(Path(__file__).parent.parent / "params.yaml").model_dump(mode="json")
     for codec in whole["study"]["codecs"].values():
@@ -33,27 +33,26 @@ def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict:
     return whole
 
 
-def write(root: Path, whole: dict, effect: float = 1.0) -> None:
-    """Writes results under `root`; `effect` is how much the loss helps, from -1 (harms) over 0 to 1."""
-    study = params.Study.model_validate(whole["study"])
-    for index, (codec, settings) in enumerate(study.codecs.items()):
-        for seed in settings.seeds:
-            _trunk(root, f"{settings.quantizer}-seed{seed}")
-            helped = effect * (settings.loss.weight > 0)
-            _codec(root, f"{codec}-seed{seed}", helped, seed)
-            measuring = params.Dependence.model_validate(whole["dependence"])
-            _dependence(root, f"{codec}-seed{seed}", measuring, helped, helped * (1 + settings.loss.delay), seed)
-            _score(root, f"reconstruction/{codec}-seed{seed}", 2.0, 0.2, index)
-    _score(root, "floor", 1.5, 2.5, 0)
+def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
+    """Writes results of a study in folder `root`; `effect` is how much the loss helps, from -1 (harms) over 0 to 1."""
+    study = Study(params.Study.model_validate(whole["study"]), {})
+    measuring = params.Dependence.model_validate(whole["dependence"])
+    for run in study.runs:
+        loss = study.codecs[run.codec].loss
+        helped = effect * (loss.weight > 0)
+        _history(root / place.TRUNK.format(**study.trunk(*run)) / "history.csv", range(100, 1001, 100), 0.0)
+        _codec(root, run, helped)
+        _snapshots(root, run, helped)
+        _dependence(root, run, measuring, helped, helped * (1 + loss.delay))
+        _score(root, run.system, 2.0, 0.2, list(study.codecs).index(run.codec))
+    _score(root, FLOOR, 1.5, 2.5, 0)
+    _score(root, REFERENCE, 0.0, 0.0, 0)
     _calibration(root)
-    _score(root, "reference", 0.0, 0.0, 0)
-    if any(models.codecs for models in study.language_models.values()):
+    if study.models:
         _patterns(root)
-    for name, models in study.language_models.items():
-        for codec in models.codecs:
-            loss = study.codecs[codec].loss
-            for seed in models.seeds:
-                _model(root, Model(name, codec, seed), effect * (loss.weight > 0) * (1 + loss.delay))
+    for model in study.models:
+        loss = study.codecs[model.codec].loss
+        _model(root, model, effect * (loss.weight > 0) * (1 + loss.delay))
 
 
 def _patterns(root: Path) -> None:
@@ -71,11 +70,7 @@ def _patterns(root: Path) -> None:
             }
             rates = {"frames_per_second": 1000 * FRAMES / steps, "real_time_factor": 10_000 / steps}
             rows.append(row | rates)
-    files.write_json(root / "generation/patterns.json", {"patterns": sorted(rows, key=lambda row: row["batch_size"])})
-
-
-def _trunk(root: Path, name: str) -> None:
-    _history(root / f"codec/trunk-{name}/history.csv", range(100, 1001, 100), 0.0)
+    files.write_json(root / place.PATTERNS, {"patterns": sorted(rows, key=lambda row: row["batch_size"])})
 
 
 def _history(path: Path, steps: range, helped: float) -> None:
@@ -103,69 +98,73 @@ def _noise(scale: float, seed: int) -> np.ndarray:
     return scale * np.random.default_rng(seed).normal(size=CLIPS)
 
 
-def _codec(root: Path, name: str, helped: float, seed: int) -> None:
-    folder = root / "codec" / name
-    shared = _noise(2, seed)
-    si_sdr = 6 + shared - 0.1 * helped + _noise(0.1, len(name))
-    log_mel = 2 + 0.1 * shared + 0.005 * helped + _noise(0.005, len(name))
+def _mmd(run: Run, helped: float) -> dict[str, float]:
+    return {"equal_time": 0.01 * (1.2 - helped) + 1e-4 * run.seed, "delayed": 0.008 * (1.2 - helped) + 1e-4 * run.seed}
+
+
+def _codec(root: Path, run: Run, helped: float) -> None:
+    folder = root / place.CODEC.format(**run._asdict())
+    shared, own = _noise(2, run.seed), len(folder.name)
+    si_sdr = 6 + shared - 0.1 * helped + _noise(0.1, own)
+    log_mel = 2 + 0.1 * shared + 0.005 * helped + _noise(0.005, own)
     mos = np.where(np.arange(CLIPS) % 2, np.nan, 3 + 0.1 * shared)  # of some clips
     _clips(folder / "metrics.npz", si_sdr=si_sdr, log_mel=log_mel, mos=mos)
-    mmd = {"equal_time": 0.01 * (1.2 - helped) + 1e-4 * seed, "delayed": 0.008 * (1.2 - helped) + 1e-4 * seed}
-    summary = {"si_sdr": {"value": si_sdr.mean()}, "log_mel": {"value": log_mel.mean()}, "mmd": mmd}
+    summary = {"si_sdr": {"value": si_sdr.mean()}, "log_mel": {"value": log_mel.mean()}, "mmd": _mmd(run, helped)}
     files.write_json(folder / "metrics.json", {**summary, "perplexity": [20.0, 22.0, 25.0, 24.0]})
     _history(folder / "history.csv", range(1100, 2001, 100), helped)
+
+
+def _snapshots(root: Path, run: Run, helped: float) -> None:
     # Half-way to the whole effect after half the steps.
     rows = [
         {
             "step": step,
-            "alignment": name,
+            "alignment": alignment,
             "estimator": estimator,
             "mmd": value * (2 - share),
             "mutual_information": 2 - share * helped,
             "entropy": 19,
         }
         for step, share in ((1500, 0.5), (2000, 1.0))
-        for name, value in mmd.items()
+        for alignment, value in _mmd(run, helped).items()
         for estimator in ESTIMATORS
     ]
-    path = root / f"dependence/snapshots/{name}.csv"
+    path = root / place.SNAPSHOTS.format(**run._asdict())
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path, index=False)
 
 
-def _dependence(
-    root: Path, name: str, settings: params.Dependence, helped: float, helped_delayed: float, seed: int
-) -> None:
-    generator = np.random.default_rng(seed)
+def _dependence(root: Path, run: Run, settings: params.Dependence, helped: float, helped_delayed: float) -> None:
+    generator = np.random.default_rng(run.seed)
     fresh = generator.integers(SIZE, size=(CLIPS, CODEBOOKS, FRAMES))
     copied = generator.random((CLIPS, CODEBOOKS, FRAMES))
     # Codes that are alike at equal time alone leave nothing to see under the delay shift: others stand in for them.
     alike = {"equal_time": helped, "delayed": helped_delayed}
     codes = {alignment: np.where(copied < 0.4 - 0.1 * help_, fresh[:, :1], fresh) for alignment, help_ in alike.items()}
-    found = {
-        alignment: dependence.measure(each, TRACK_NUMBER, SIZE, settings, 0.95) for alignment, each in codes.items()
+    alignments = {
+        alignment: pairwise.measure(each, TRACK_NUMBER, SIZE, settings, 0.95) for alignment, each in codes.items()
     }
-    found["delayed"]["frames"] = CLIPS * (FRAMES - CODEBOOKS + 1)
+    alignments["delayed"]["frames"] = CLIPS * (FRAMES - CODEBOOKS + 1)
     # Less a little, for an estimate of nothing can come out negative.
     by_lag = {
         estimator: [
             {key: values["total"]["mutual_information"][key] * 0.8 ** abs(lag) - 1 for key in ("value", "low", "high")}
-            for lag in dependence.LAGS
+            for lag in pairwise.LAGS
         ]
-        for estimator, values in found["equal_time"]["estimators"].items()
+        for estimator, values in alignments["equal_time"]["estimators"].items()
     }
     result = {
-        "codec": name,
+        "codec": run.codec,
         "codebook_size": SIZE,
-        "alignments": found,
-        "by_lag": {"lags": list(dependence.LAGS), "frames": CLIPS * (FRAMES - 16), "estimators": by_lag},
-        "controls": dependence.controls(codes["equal_time"].transpose(1, 0, 2).reshape(CODEBOOKS, -1), SIZE, settings),
+        "alignments": alignments,
+        "by_lag": {"lags": list(pairwise.LAGS), "frames": CLIPS * (FRAMES - 16), "estimators": by_lag},
+        "controls": pairwise.controls(codes["equal_time"].transpose(1, 0, 2).reshape(CODEBOOKS, -1), SIZE, settings),
     }
-    files.write_json(root / f"dependence/{name}.json", result)
-    _learned(root, name, {alignment: 1.0 - 0.1 * help_ for alignment, help_ in alike.items()}, seed)
+    files.write_json(root / place.DEPENDENCE.format(**run._asdict()), result)
+    _learned(root, run, {alignment: 1.0 - 0.1 * help_ for alignment, help_ in alike.items()})
 
 
-def _learned(root: Path, name: str, bits: dict[str, float], seed: int) -> None:
+def _learned(root: Path, run: Run, bits: dict[str, float]) -> None:
     drawn = statistics.multiplicities(TRACKS, BOOTSTRAP, 0)
     spread = 0.05 * (drawn @ np.linspace(-1, 1, TRACKS)) / TRACKS
     alignments = {
@@ -181,7 +180,7 @@ def _learned(root: Path, name: str, bits: dict[str, float], seed: int) -> None:
     }
     known = {"positive": {"measured": 4.9, "truth": 5.0}}
     known |= {control: {"measured": 0.0, "truth": 0.0} for control in ("negative", "rolled")}
-    files.write_json(root / f"dependence/learned/{name}.json", {"alignments": alignments, "controls": known})
+    files.write_json(root / place.LEARNED.format(**run._asdict()), {"alignments": alignments, "controls": known})
 
 
 def _calibration(root: Path) -> None:
@@ -189,9 +188,7 @@ def _calibration(root: Path) -> None:
     frames = {"train": 10 * CLIPS * FRAMES, "validation": CLIPS * FRAMES, "test": CLIPS * FRAMES}
     own = _condition((*ESTIMATORS, calibration.LEARNED), frames, SIZE)
     few = _condition(ESTIMATORS, {"test": calibration.FEW_FRAMES}, calibration.PAPER_CODES)
-    files.write_json(
-        root / "dependence/calibration.json", {"draws": 2, **own, "few_frames": few, "chosen": "shuffled_baseline"}
-    )
+    files.write_json(root / place.CALIBRATION, {"draws": 2, **own, "few_frames": few, "chosen": "shuffled_baseline"})
 
 
 def _condition(names: Sequence[str], frames: dict[str, int], codebook_size: int) -> dict[str, Any]:
@@ -217,11 +214,13 @@ def _score(root: Path, system: str, fad: float, kl: float, seed: int) -> None:
     )
     values = kl + 0.05 * np.linspace(-1, 1, CLIPS) + _noise(0.01, seed)
     ends = statistics.interval(fad, resamples, 0.95).json(resamples=True)
+    frechet = {**ends, "infinity": fad - 0.5, "r2": 0.98, "patches": 3 * CLIPS, "clips": CLIPS}
     score = {
         "system": system,
-        "fad": {"musicnn-mtt": {**ends, "infinity": fad - 0.5, "r2": 0.98, "patches": 3 * CLIPS, "clips": CLIPS}},
-        "kad": {"musicnn-mtt": ends},
-        "fma_pop": {"cdpam": {**ends, "infinity": fad - 0.5, "r2": 0.98, "patches": 3 * CLIPS, "clips": CLIPS}},
+        "fad": {"musicnn-mtt": frechet, "cdpam": frechet},
+        "kad": {"musicnn-mtt": ends, "cdpam": ends},
+        "fma_pop": {"cdpam": frechet},
+        "embedders": {"musicnn-mtt": {"label": "MTT", "divergence": "kl"}, "cdpam": {"label": "CDPAM"}},
         "kl": {"value": values.mean(), "low": values.mean() - 0.02, "high": values.mean() + 0.02, "paired": True},
         "text": {"value": 0.6, "low": 0.58, "high": 0.62, "clips": CLIPS - 1},
         "clips": CLIPS,
@@ -231,26 +230,28 @@ def _score(root: Path, system: str, fad: float, kl: float, seed: int) -> None:
         "short": 0,
         "clipped": 1,
     }
-    files.write_json(root / f"evaluation/scores/{system}.json", score)
+    path = root / place.SCORES.format(system=system)
+    files.write_json(Path(f"{path}.json"), score)
     agreement = 0.7 - 0.1 * values + _noise(0.05, seed + 1)
     agreement[0] = np.nan  # a caption that names no tag
-    _clips(root / f"evaluation/scores/{system}.npz", kl=values, text=agreement)
+    _clips(Path(f"{path}.npz"), kl=values, text=agreement)
 
 
 def _model(root: Path, model: Model, helped: float) -> None:
-    joint = model.pattern == "flatten"
-    _score(
-        root,
-        f"generation/{model.name}",
-        8 - 2 * joint - (1 - joint) * helped,
-        1 - 0.1 * helped,
-        model.seed + 10 * joint,
-    )
+    joint = model.pattern == JOINT
+    fad = 8 - 2 * joint - (1 - joint) * helped
+    _score(root, model.system, fad, 1 - 0.1 * helped, model.seed + 10 * joint)
     bits = 20 - 2 * joint - 0.5 * (1 - joint) * helped + _noise(0.05, model.seed)
-    _clips(root / f"lm/{model.name}/held_out.npz", bits_per_frame=bits)
+    _clips(root / place.LM.format(**model._asdict()) / "held_out.npz", bits_per_frame=bits)
     steps = CODEBOOKS * FRAMES if joint else FRAMES + CODEBOOKS - 1
     seconds = 0.05 * steps * (1 + joint)
-    timing = {"steps": steps, "seconds": seconds, "processor_seconds": seconds, "clips": CLIPS, "batch_size": 16}
+    timing: dict[str, Any] = {
+        "steps": steps,
+        "seconds": seconds,
+        "processor_seconds": seconds,
+        "clips": CLIPS,
+        "batch_size": 16,
+    }
     timing |= {key: [seconds / CLIPS * slower for slower in (0.99, 1, 1.02)] for key in ("a_clip", "processor_a_clip")}
     timing |= {"frames_per_second": CLIPS * FRAMES / seconds, "real_time_factor": CLIPS * 10 / seconds}
-    files.write_json(root / f"generation/{model.name}/timing.json", timing)
+    files.write_json(root / place.GENERATION.format(**model._asdict()) / "timing.json", timing)

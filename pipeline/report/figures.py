@@ -1,12 +1,11 @@
 """Figures of the study, as PNG and SVG; the same results give the same bytes.
 
-Bars and whiskers are intervals over tracks; one mark is one seed.
+Whiskers and bands are intervals over tracks; each mark is one seed.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -20,18 +19,18 @@ from pipeline import files, job, statistics
 from pipeline.report.claims import PAPER
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, Results
 from pipeline.statistics import Estimate
-from pipeline.study import JOINT
+from pipeline.study import FLOOR, JOINT, REFERENCE, Run
 
 FORMATS = ("png", "svg")
 Shared = Literal["none", "row"]  # which panels have an axis in common
 
-# Okabe and Ito's colours, told apart by readers who do not see red from green.
+# Okabe and Ito's colours, which readers who are colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d") * 2
 DECADE = 10  # ratio from which a logarithmic axis has ticks to show
 MANY = 4  # names that fit side by side
-TITLE = 7.5  # inches that the longest title takes
-STYLE = {
+TITLE = 7.5  # inches: width of the longest title
+STYLE: dict[Any, Any] = {  # matplotlib types the keys as a Literal of all its settings
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -61,10 +60,10 @@ def dependence(results: Results) -> Figure:
             _from_zero(ax)
             ax.set_ylabel(label)
             ax.set_title(where.capitalize())
-    found = results.dependence(*results.study.runs[0])["alignments"]["equal_time"]
+    sizes = results.dependence(*results.study.runs[0])["alignments"]["equal_time"]
     figure.suptitle(
-        f"Dependence between codebooks ({ESTIMATORS[results.estimator]}), {found['frames']:,} held-out frames of "
-        f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
+        f"Dependence between codebooks ({ESTIMATORS[results.estimator]}), {sizes['frames']:,} held-out frames of "
+        f"{sizes['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
     )
     return figure
 
@@ -104,19 +103,19 @@ def dependence_matrices(results: Results) -> Figure:
 
 def dependence_by_lag(results: Results) -> Figure:
     """Mutual information summed over pairs against the lag of the later codebook, a panel a seed, a line a codec."""
-    seeds = sorted({seed for _, seed in results.study.runs})
+    seeds = sorted({run.seed for run in results.study.runs})
     figure, axes = _figure(1, len(seeds), (max(1 + 3.6 * len(seeds), TITLE), 3.8), sharey="row")
     for ax, seed in zip(axes[0], seeds, strict=True):
         for index, codec in enumerate(results.study.codecs):
             if seed not in results.study.seeds(codec):
                 continue
-            found = results.dependence(codec, seed)["by_lag"]
+            by_lag = results.dependence(codec, seed)["by_lag"]
             value, low, high = (
-                [estimate[key] for estimate in found["estimators"][results.estimator]]
+                [estimate[key] for estimate in by_lag["estimators"][results.estimator]]
                 for key in ("value", "low", "high")
             )
-            ax.fill_between(found["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
-            ax.plot(found["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
+            ax.fill_between(by_lag["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
+            ax.plot(by_lag["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
         ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
         ax.set_xlabel("lag of codebook b behind codebook a < b (frames)")
         ax.set_title(f"seed {seed}")
@@ -124,28 +123,28 @@ def dependence_by_lag(results: Results) -> Figure:
     axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
     _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.study.codecs)}, columns=3)
     figure.suptitle(
-        f"Dependence by lag, {found['frames']:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
+        f"Dependence by lag, {by_lag['frames']:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
         f"bands are {results.confidence:.0%} intervals over tracks"
     )
     return figure
 
 
 def total_correlation(results: Results) -> Figure:
-    """Total correlation of all codebooks, bounded from below by learned prediction, by codec and alignment."""
-    codecs = list(dict(results.study.modelled))
+    """Learned lower bound on the total correlation of all codebooks, by codec and alignment."""
+    codecs = results.study.modelled_codecs
     figure, axes = _figure(1, len(ALIGNMENTS), (8, 3.4))
     for ax, (alignment, where) in zip(axes[0], ALIGNMENTS.items(), strict=True):
-        for position, codec in enumerate(codecs):
-            bounds = [results.total_correlation(*run, alignment) for run in results.study.modelled if run[0] == codec]
+        for position, (codec, seeds) in enumerate(codecs.items()):
+            bounds = [results.total_correlation(codec, seed, alignment) for seed in seeds]
             _marks(ax, position, bounds, COLOURS[position])
-        _categories(ax, codecs)
+        _categories(ax, list(codecs))
         _from_zero(ax)
-        ax.set_ylabel("total correlation,\nfrom below (bits)")
+        ax.set_ylabel("total correlation,\nlower bound (bits)")
         ax.set_title(where.capitalize())
-    found = results.learned(*results.study.modelled[0])["alignments"]["equal_time"]
+    sizes = results.learned(*results.study.modelled[0])["alignments"]["equal_time"]
     figure.suptitle(
-        f"Total correlation, learned on {found['train_frames']:,} frames, of {found['frames']:,} held-out frames of "
-        f"{found['tracks']} tracks;\n{results.confidence:.0%} intervals over tracks"
+        f"Total correlation of {sizes['frames']:,} held-out frames of {sizes['tracks']} tracks, "
+        f"learned on {sizes['train_frames']:,} frames;\n{results.confidence:.0%} intervals over tracks"
     )
     return figure
 
@@ -179,12 +178,12 @@ def calibration(results: Results) -> Figure:
 
 
 def reconstruction_dependence(results: Results) -> Figure:
-    """The front: what a codec's reconstruction costs against what dependence it leaves, a line a kind of loss."""
+    """Trade-off of reconstruction and dependence as the loss' weight grows, a line for each kind of loss and seed."""
     figure, axes = _figure(3, 2, (9, 10))
-    measures: dict[str, Callable[[str, int], Estimate | None]] = {
-        "SI-SDR (dB), higher is better": partial(results.reconstruction, measure="si_sdr"),
-        "log-mel distance, lower is better": partial(results.reconstruction, measure="log_mel"),
-        "FAD-MTT, lower is better": lambda codec, seed: results.fad(f"reconstruction/{codec}-seed{seed}"),
+    measures: dict[str, Callable[[str, int], Estimate]] = {
+        "SI-SDR (dB), higher is better": lambda codec, seed: results.reconstruction(codec, seed, "si_sdr"),
+        "log-mel distance, lower is better": lambda codec, seed: results.reconstruction(codec, seed, "log_mel"),
+        "FAD-MTT, lower is better": lambda codec, seed: results.fad(Run(codec, seed).system),
     }
     for row, (label, measure) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
@@ -199,23 +198,23 @@ def reconstruction_dependence(results: Results) -> Figure:
             ax.set_xlabel(f"mutual information at {where}, sum of pairs (bits)")
             ax.set_ylabel(label)
     _legend(figure, {line: (COLOURS[i], MARKERS[i]) for i, line in enumerate(results.study.sweeps)}, columns=2)
-    figure.suptitle("Reconstruction against dependence on held-out clips; numbers are the loss' weight, a line a seed")
+    figure.suptitle("Reconstruction against dependence on held-out clips, a line a seed; numbers are the loss' weight")
     return figure
 
 
 def criterion(results: Results) -> Figure:
-    """MMD against mutual information: the study's codecs, and the same codecs over their training."""
+    """MMD against mutual information: the codecs as trained, and snapshots of them in training."""
     figure, axes = _figure(2, 2, (9, 7))
-    paper = [run for run in results.study.runs if results.study.codecs[run[0]].quantizer == PAPER]
-    names = list(dict.fromkeys(codec for codec, _ in paper))
+    paper = [run for run in results.study.runs if results.study.codecs[run.codec].quantizer == PAPER]
+    names = list(dict.fromkeys(run.codec for run in paper))
     for (above, below), (alignment, where) in zip(axes.T, ALIGNMENTS.items(), strict=True):
         last = [
             (results.codec(*run)["mmd"][alignment], results.total(*run, alignment, "mutual_information").value)
             for run in paper
         ]
-        found = [results.snapshots(*run, alignment) for run in paper]
-        for (codec, _), at, over in zip(paper, last, found, strict=True):
-            index = names.index(codec)
+        over_training = [results.snapshots(*run, alignment) for run in paper]
+        for run, at, over in zip(paper, last, over_training, strict=True):
+            index = names.index(run.codec)
             above.plot(*at, marker=MARKERS[index], color=COLOURS[index])
             below.plot(
                 over["mmd"],
@@ -225,7 +224,7 @@ def criterion(results: Results) -> Figure:
                 markersize=3,
                 lw=0.7,
             )
-        steps = pd.concat(found)
+        steps = pd.concat(over_training)
         for ax, (x, y), what in (
             (above, np.transpose(last), f"{len(last)} codecs"),
             (below, (steps["mmd"], steps["mutual_information"]), f"{len(steps)} snapshots of {len(paper)} codecs"),
@@ -243,7 +242,7 @@ def criterion(results: Results) -> Figure:
 
 def scores(results: Results) -> Figure:
     """Scores by codec and pattern, beside the codec's reconstruction, real music, and systems from outside."""
-    measures = {
+    measures: dict[str, Callable[[str], Estimate | None]] = {
         "FAD-MTT, lower is better": results.fad,
         "KAD-MTT, lower is better": results.kad,
         "KL-MTT (nats), lower is better": results.kl,
@@ -251,27 +250,25 @@ def scores(results: Results) -> Figure:
     }
     figure, axes = _figure(2, 2, (10, 7))
     patterns = list(dict.fromkeys(model.pattern for model in results.study.models))
-    outside = results.evaluation.systems
+    outside = results.study.outside
     codecs = list(results.study.codecs)
     for ax, (label, measure) in zip(axes.flat, measures.items(), strict=True):
-        # Of real music, what lies nearest to the reference: other tracks; for captions, its own.
-        real = measure("reference" if measure == results.text else "floor")
+        # The reference has no distance to itself, so real music is the floor; captions were written for the reference.
+        real = measure(REFERENCE if measure == results.text else FLOOR)
         if real is not None:
             ax.axhspan(real.low, real.high, color="#bbbbbb", alpha=0.6, linewidth=0)
             ax.axhline(real.value, color="#555555", linewidth=1)
         for position, codec in enumerate(codecs):
-            bound = [measure(f"reconstruction/{codec}-seed{s}") for s in results.study.seeds(codec)]
-            _marks(ax, position - 0.36, [e for e in bound if e is not None], "#555555", "_")
+            bounds = [measure(Run(codec, seed).system) for seed in results.study.seeds(codec)]
+            _marks(ax, position - 0.36, bounds, "#555555", "_")
             for index, pattern in enumerate(patterns):
                 models = [m for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)]
-                found = [measure(f"generation/{m.name}") for m in models]
                 place = position - 0.1 + 0.44 * index / max(len(patterns) - 1, 1)
-                _marks(ax, place, [e for e in found if e is not None], COLOURS[index], MARKERS[index])
+                _marks(ax, place, [measure(model.system) for model in models], COLOURS[index], MARKERS[index])
         for position, name in enumerate(outside, start=len(codecs)):
             system = f"outside/{name}"
-            known = measure != results.kl or results.score(system)["kl"]["paired"]
-            found = measure(system) if known else None
-            _marks(ax, position, [found] if found else [], "#000000", "*")
+            comparable = measure != results.kl or results.paired(system)
+            _marks(ax, position, [measure(system)] if comparable else [], "#000000", "*")
         _categories(ax, [*codecs, *outside])
         if measure == results.text:
             ax.axhline(0.5, color="#555555", linewidth=1, linestyle=":")
@@ -286,17 +283,17 @@ def scores(results: Results) -> Figure:
         {**entries, "reconstruction (upper bound)": ("#555555", "_"), "real music (dotted: chance)": ("#555555", "")},
         columns=5,
     )
-    count = results.score("reference")
+    sizes = results.score(REFERENCE)
     figure.suptitle(
-        f"Music scores, {count['clips']} clips a system, {count['tracks']} tracks; "
+        f"Music scores, {sizes['clips']} clips a system, {sizes['tracks']} tracks; "
         f"{results.confidence:.0%} intervals over tracks"
     )
     return figure
 
 
 def likelihood(results: Results) -> Figure:
-    """Held-out bits per frame by codec and pattern, and what each pattern pays over the joint model (flatten)."""
-    patterns, codecs = results.study.patterns, list(dict(results.study.modelled))
+    """Held-out bits per frame by codec and pattern, and how many more each pattern needs than the joint model."""
+    patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
     figure, axes = _figure(1, 2, (9, 3.8))
     for position, codec in enumerate(codecs):
         for index, pattern in enumerate(patterns):
@@ -319,8 +316,8 @@ def likelihood(results: Results) -> Figure:
 
 
 def speed(results: Results) -> Figure:
-    """Seconds of generation and steps a clip by pattern and codec."""
-    patterns, codecs = results.study.patterns, list(dict(results.study.modelled))
+    """Steps a clip and real-time factor of generation by pattern and codec."""
+    patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
     figure, axes = _figure(1, 2, (8, 3.6))
     width = 0.8 / max(len(patterns), 1)
     for ax, key, label in zip(
@@ -403,24 +400,23 @@ def _figure(
 
 def _matrix(results: Results, codec: str, seed: int, alignment: str) -> np.ndarray:
     """Pairwise mutual information `[K, K]`, NaN on the diagonal."""
-    found = results.dependence(codec, seed)["alignments"][alignment]
-    codebooks = len(found["perplexity"])
+    result = results.dependence(codec, seed)["alignments"][alignment]
+    codebooks = len(result["perplexity"])
     matrix = np.full((codebooks, codebooks), np.nan)
-    values = found["estimators"][results.estimator]["mutual_information"]
-    for (a, b), information in zip(found["pairs"], values, strict=True):
+    values = result["estimators"][results.estimator]["mutual_information"]
+    for (a, b), information in zip(result["pairs"], values, strict=True):
         matrix[a, b] = matrix[b, a] = information["value"]
     return matrix
 
 
-def _marks(ax: Axes, position: float, estimates: list[Estimate], colour: str, marker: str = "o") -> None:
-    """One mark and whisker a seed, side by side about `position`."""
-    if not estimates:
+def _marks(ax: Axes, position: float, estimates: Sequence[Estimate | None], colour: str, marker: str = "o") -> None:
+    """A mark and whisker for each estimate that is there, side by side about `position`."""
+    there = [estimate for estimate in estimates if estimate]
+    if not there:
         return
-    offsets = 0.08 * (np.arange(len(estimates)) - (len(estimates) - 1) / 2)
-    values = [estimate.value for estimate in estimates]
-    ax.errorbar(
-        position + offsets, values, yerr=_whiskers(estimates), fmt=marker, color=colour, capsize=2, markersize=5
-    )
+    offsets = 0.08 * (np.arange(len(there)) - (len(there) - 1) / 2)
+    values = [estimate.value for estimate in there]
+    ax.errorbar(position + offsets, values, yerr=_whiskers(there), fmt=marker, color=colour, capsize=2, markersize=5)
 
 
 def _whiskers(estimates: list[Estimate]) -> np.ndarray:
@@ -428,14 +424,16 @@ def _whiskers(estimates: list[Estimate]) -> np.ndarray:
 
 
 def _categories(ax: Axes, names: list[str]) -> None:
-    many = {"rotation": 30, "ha": "right"} if len(names) > MANY else {}
-    ax.set_xticks(range(len(names)), names, **many)
+    ax.set_xticks(range(len(names)), names)
+    if len(names) > MANY:
+        for label in ax.get_xticklabels():
+            label.set(rotation=30, horizontalalignment="right")
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.grid(visible=False, axis="x")
 
 
 def _from_zero(ax: Axes) -> None:
-    """Shows 0, and what lies below it: an estimate of nothing can come out negative."""
+    """Starts the axis at 0, or below it where estimates are negative: those of a quantity that is 0 can be."""
     ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
 
 
@@ -447,24 +445,20 @@ def _legend(figure: Figure, entries: dict[str, tuple[str, str]], columns: int = 
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), columns))
 
 
-DRAWN: tuple[Callable[[Results], Figure], ...] = (
-    dependence,
-    dependence_matrices,
-    dependence_by_lag,
-    total_correlation,
-    calibration,
-    reconstruction_dependence,
-    criterion,
-    scores,
-    likelihood,
-    speed,
-    patterns,
-    training,
-)
-# A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
-OF_MODELS = (total_correlation, likelihood, speed, patterns)
-FIGURES = tuple(draw.__name__ for draw in DRAWN)
-FILES = tuple(f"{name}.{suffix}" for name in FIGURES for suffix in FORMATS)
+FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "dependence": dependence,
+    "dependence_matrices": dependence_matrices,
+    "dependence_by_lag": dependence_by_lag,
+    "total_correlation": total_correlation,
+    "calibration": calibration,
+    "reconstruction_dependence": reconstruction_dependence,
+    "criterion": criterion,
+    "scores": scores,
+    "likelihood": likelihood,
+    "speed": speed,
+    "patterns": patterns,
+    "training": training,
+}
 
 
 def main() -> None:
@@ -476,9 +470,8 @@ def main() -> None:
     job.prepare(args)
     results = Results(args.study, args.params)
     with mpl.rc_context(STYLE):
-        for name, draw in zip(FIGURES, DRAWN, strict=True):
-            if results.study.models or draw not in OF_MODELS:
-                save(draw(results), args.out / name)
+        for name in results.study.figures:
+            save(FIGURES[name](results), args.out / name)
 
 
 if __name__ == "__main__":

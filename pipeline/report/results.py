@@ -29,13 +29,13 @@ DISTRIBUTIONS = {
     "markov_pair": "Markov pair",
     "quantised_gaussian": "quantised Gaussian",
 }
-# What some clips have no value of: of captions that name no tag, of clips that an embedder or a slow measure left out.
-PARTIAL = ("kl", "kl_passt", "text", "clap", "mos")
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
+MAIN = "musicnn-mtt"  # the embedder that is always asked: FAD-MTT, KAD-MTT, and the tags behind KL-MTT
+PARTIAL = "mos"  # the one measure of reconstruction that only some clips have
 
 
 class Results:
-    """Reads the results of the study in folder `root`; every reader says which file is missing, and how to make it."""
+    """Reads the results of the study in folder `root`; if a file is missing, the error names it and says what to do."""
 
     def __init__(self, root: Path, argument: str) -> None:
         """`argument` is a job's `--params`: the sections `study`, `evaluation` and `report` are read."""
@@ -51,10 +51,11 @@ class Results:
 
     def reconstruction(self, codec: str, seed: int, measure: str) -> Estimate:
         """Mean over test clips of `si_sdr` (dB) or `log_mel` (dB), or over some of them of `mos` (1 to 5)."""
-        return self._mean(measure, f"{place.CODEC}/metrics.npz", codec=codec, seed=seed)
+        values, tracks = self._clips(measure, f"{place.CODEC}/metrics.npz", codec=codec, seed=seed)
+        return self._mean_of_known(values, tracks) if measure == PARTIAL else self._mean(values, tracks)
 
     def history(self, codec: str, seed: int) -> pd.DataFrame:
-        """Training history: the trunk's, which all codecs of a quantizer and seed share, then the codec's own."""
+        """Training history: that of the trunk, which all codecs of a quantizer and seed share, then the codec's own."""
         own = pd.read_csv(self._path(f"{place.CODEC}/history.csv", codec=codec, seed=seed))
         trunk = pd.read_csv(self._path(f"{place.TRUNK}/history.csv", **self.study.trunk(codec, seed)))
         return pd.concat([trunk[trunk["step"] < own["step"].min()], own], ignore_index=True)
@@ -65,8 +66,8 @@ class Results:
 
     def snapshots(self, codec: str, seed: int, alignment: str) -> pd.DataFrame:
         """MMD and mutual information over a codec's training, as `pipeline.dependence.snapshots` writes it."""
-        found = pd.read_csv(self._path(place.SNAPSHOTS, codec=codec, seed=seed))
-        return found[(found["alignment"] == alignment) & (found["estimator"] == self.estimator)]
+        rows = pd.read_csv(self._path(place.SNAPSHOTS, codec=codec, seed=seed))
+        return rows[(rows["alignment"] == alignment) & (rows["estimator"] == self.estimator)]
 
     @cached_property
     def calibration(self) -> dict[str, Any]:
@@ -75,16 +76,16 @@ class Results:
 
     @property
     def estimator(self) -> str:
-        """The estimator of mutual information that calibration chose, by which all of the report goes."""
+        """The estimator of mutual information that calibration chose, which the whole report uses."""
         return self.calibration["chosen"]
 
     def total(self, codec: str, seed: int, alignment: str, measure: str, estimator: str | None = None) -> Estimate:
-        """One of `dependence.SUMS` under one of `ALIGNMENTS`, by the chosen estimator where none is named."""
-        found = self.dependence(codec, seed)["alignments"][alignment]["estimators"]
-        return self._estimate(found[estimator or self.estimator]["total"][measure])
+        """One of `pairwise.SUMS` under one of `ALIGNMENTS`, by the chosen estimator where none is named."""
+        by_estimator = self.dependence(codec, seed)["alignments"][alignment]["estimators"]
+        return self._estimate(by_estimator[estimator or self.estimator]["total"][measure])
 
     def learned(self, codec: str, seed: int) -> dict[str, Any]:
-        """Bounds on what a codec's codebooks share, as `pipeline.dependence.learned` writes them."""
+        """Learned bounds on what a codec's codebooks share, as `pipeline.dependence.learned` writes them."""
         return self._json(place.LEARNED, codec=codec, seed=seed)
 
     def total_correlation(self, codec: str, seed: int, alignment: str) -> Estimate:
@@ -93,14 +94,14 @@ class Results:
 
     def bits(self, model: Model) -> Estimate:
         """Bits per frame that a language model needs for the test split's tokens."""
-        return self._mean("bits_per_frame", f"{place.LM}/held_out.npz", **model._asdict())
+        return self._mean(*self._clips("bits_per_frame", f"{place.LM}/held_out.npz", **model._asdict()))
 
     def price(self, model: Model) -> Estimate | None:
-        """Bits per frame of a model minus those of the joint model of its codec; None where the study has no such."""
+        """Bits per frame of a model minus those of the joint model of its codec; None where one is missing."""
         joint = model._replace(pattern=JOINT)
         if model.pattern == JOINT or not {model, joint} <= set(self.study.models):
             return None
-        return statistics.difference(self.bits(model), self.bits(joint), self.confidence)
+        return self.difference(self.bits(model), self.bits(joint))
 
     def timing(self, model: Model) -> dict[str, Any]:
         """Steps and seconds of generation."""
@@ -112,60 +113,91 @@ class Results:
 
     def repeats(self, ours: list[float], theirs: list[float]) -> Estimate:
         """Ratio of the medians of two sets of repeated timings."""
-        settings = {"resamples": self.evaluation.bootstrap, "seed": self.evaluation.seed, "confidence": self.confidence}
-        return statistics.ratio_of_medians(np.array(ours), np.array(theirs), **settings)
-
-    def score(self, system: str) -> dict[str, Any]:
-        """Scores of a system: `floor` (real music of other tracks), `reconstruction/...` or `generation/...`."""
-        return self._json(f"{place.SCORES}.json", system=system)
-
-    def fad(self, system: str, embedder: str = "musicnn-mtt") -> Estimate | None:
-        """Fréchet distance of a system to held-out music, None where `embedder` was not asked."""
-        return self._asked(system, "fad", embedder)
-
-    def kad(self, system: str, embedder: str = "musicnn-mtt") -> Estimate | None:
-        """Kernel distance of a system to held-out music, None where `embedder` was not asked."""
-        return self._asked(system, "kad", embedder)
-
-    def fma_pop(self, system: str, embedder: str) -> Estimate | None:
-        """Fréchet distance of a system to FMA-Pop, None where `embedder` was not asked."""
-        return self._asked(system, "fma_pop", embedder)
-
-    def kl(self, system: str) -> Estimate:
-        """KL-MTT of a system: mean over clips, in nats."""
-        return self._mean("kl", f"{place.SCORES}.npz", system=system)
-
-    def kl_passt(self, system: str) -> Estimate | None:
-        """KL-PaSST of a system: mean over clips, in nats; None where it was not asked."""
-        return self.text(system, "kl_passt")
-
-    def text(self, system: str, measure: str = "text") -> Estimate | None:
-        """Agreement of a system's clips with their captions, or their `clap` score; None where it was not measured."""
-        return self._mean(measure, f"{place.SCORES}.npz", system=system) if self.score(system).get(measure) else None
-
-    def mean(self, estimates: list[Estimate]) -> Estimate:
-        """Mean over seeds; its interval is over tracks alone, for two or three seeds tell nothing of all seeds."""
-        value = float(np.mean([e.value for e in estimates]))
-        return statistics.interval(value, np.mean([e.resamples for e in estimates], axis=0), self.confidence)
-
-    def _mean(self, key: str, template: str, **wildcards: Any) -> Estimate:
-        path = self._path(template, **wildcards)
-        with np.load(path, allow_pickle=False) as arrays:
-            if key not in arrays:
-                raise ValueError(f"{path} lacks {key}: older code made it; delete it and run the study again")
-            values, tracks = arrays[key], arrays["track_id"]
-        known = ~np.isnan(values) if key in PARTIAL else slice(None)
-        return statistics.mean(
-            values[known],
-            tracks[known],
+        return statistics.ratio_of_medians(
+            np.array(ours),
+            np.array(theirs),
             resamples=self.evaluation.bootstrap,
             seed=self.evaluation.seed,
             confidence=self.confidence,
         )
 
-    def _asked(self, system: str, measure: str, embedder: str) -> Estimate | None:
-        found = self.score(system)[measure].get(embedder)
-        return found and self._estimate(found)
+    def score(self, system: str) -> dict[str, Any]:
+        """Scores of one of the study's `systems`, as `pipeline.evaluation.score` writes them."""
+        return self._json(f"{place.SCORES}.json", system=system)
+
+    def embedders(self, system: str) -> dict[str, dict[str, str]]:
+        """Of each embedder that was asked, its `label` in tables.
+
+        An embedder that tags also has `divergence`, one that embeds texts `cosine`: the keys of what it says of a clip.
+        """
+        score = self.score(system)
+        return {name: {"label": name} for name in score["fad"]} | score.get("embedders", {})
+
+    def distances(self, system: str, measure: str) -> dict[str, Estimate]:
+        """By embedder: `fad` or `kad` of a system to held-out music, or `fma_pop`, its Fréchet distance to FMA-Pop."""
+        return {name: self._estimate(stored) for name, stored in self.score(system)[measure].items()}
+
+    def fad(self, system: str) -> Estimate:
+        """FAD-MTT: Fréchet distance of a system to held-out music."""
+        return self.distances(system, "fad")[MAIN]
+
+    def kad(self, system: str) -> Estimate:
+        """KAD-MTT: kernel distance of a system to held-out music."""
+        return self.distances(system, "kad")[MAIN]
+
+    def kl(self, system: str) -> Estimate:
+        """KL-MTT of a system: mean over clips, in nats."""
+        return self._mean_of_known(*self._clips("kl", f"{place.SCORES}.npz", system=system))
+
+    def text(self, system: str) -> Estimate | None:
+        """Agreement of a system's clips with their captions; None where it was not measured."""
+        return self.clip_score(system, "text")
+
+    def clip_score(self, system: str, key: str) -> Estimate | None:
+        """Mean over clips of what their scores have under `key`; None where too few clips have it."""
+        if not self.score(system).get(key):
+            return None
+        return self._mean_of_known(*self._clips(key, f"{place.SCORES}.npz", system=system))
+
+    def paired(self, system: str) -> bool:
+        """Whether each clip was made from the caption of the reference's clip that its tags are compared with."""
+        divergence = self.score(system)["kl"]
+        return bool(divergence and divergence["paired"])
+
+    def difference(self, ours: Estimate, theirs: Estimate) -> Estimate:
+        """`ours - theirs`, paired."""
+        return statistics.difference(ours, theirs, self.confidence)
+
+    def ratio(self, ours: Estimate, theirs: Estimate) -> Estimate:
+        """`ours / theirs - 1`, paired."""
+        return statistics.ratio(ours, theirs, self.confidence)
+
+    def mean(self, estimates: list[Estimate]) -> Estimate:
+        """Mean over seeds; its interval is over tracks alone: two or three seeds say little about all others."""
+        value = float(np.mean([e.value for e in estimates]))
+        return statistics.interval(value, np.mean([e.resamples for e in estimates], axis=0), self.confidence)
+
+    def _clips(self, key: str, template: str, **wildcards: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Each clip's value under `key`, and its track."""
+        path = self._path(template, **wildcards)
+        with np.load(path, allow_pickle=False) as arrays:
+            if key not in arrays:
+                raise ValueError(f"{path} lacks {key}: older code made it; delete it and run the study again")
+            return arrays[key], arrays["track_id"]
+
+    def _mean_of_known(self, values: np.ndarray, tracks: np.ndarray) -> Estimate:
+        """Mean over the clips that have a value: a caption may name no tag, an embedder may be given fewer clips."""
+        known = ~np.isnan(values)
+        return self._mean(values[known], tracks[known])
+
+    def _mean(self, values: np.ndarray, tracks: np.ndarray) -> Estimate:
+        return statistics.mean(
+            values,
+            tracks,
+            resamples=self.evaluation.bootstrap,
+            seed=self.evaluation.seed,
+            confidence=self.confidence,
+        )
 
     def _estimate(self, stored: dict[str, Any]) -> Estimate:
         return statistics.interval(stored["value"], np.array(stored["resamples"]), self.confidence)

@@ -1,10 +1,9 @@
-"""Tables of the study: CSV for machines, Markdown and LaTeX for readers, and the few numbers for `dvc metrics`.
+"""Tables of the study: CSV for machines, Markdown and LaTeX for readers, and a few numbers for `dvc metrics`.
 
-An interval is over tracks; rows `mean` average the seeds. The paper's own numbers were not at hand: they are n/a.
+Intervals are over tracks; rows `mean` average the seeds. The paper's own numbers were not at hand: they are n/a.
 """
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +13,29 @@ import pandas as pd
 from pipeline import files, job, provenance
 from pipeline.report import claims
 from pipeline.report.claims import Claim
-from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, Results
+from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
 from pipeline.statistics import Estimate
-from pipeline.study import JOINT, Model
+from pipeline.study import FLOOR, JOINT, Model
 
-TABLES = (
-    "reconstruction",
-    "dependence",
-    "estimators",
-    "total_correlation",
-    "calibration",
-    "scores",
-    "likelihood",
-    "speed",
-    "patterns",
-    "published",
-    "claims",
-    "findings",
-)
 FORMATS = ("csv", "md", "tex")
-FILES = (*(f"{name}.{suffix}" for name in TABLES for suffix in FORMATS), "metrics.json", "provenance.json")
-
 ERRORS = {"bias": "bias", "spread": "spread", "mean absolute error": "error"}  # as shown -> as stored
 
 Row = dict[str, Any]  # column -> str, int, float or Estimate
 
-# MusicGen (arXiv 2306.05284), its own data, 30 s, 300M parameters, plain EnCodec; VGGish, PaSST and CLAP scores.
+# The scores that the paper gives: of embedders whose weights are in no package, n/a where they were not asked.
+PAPER_SCORES = ("FAD-VGGish", "KL-PaSST (nats)", "CLAP score")
+
+# MusicGen (arXiv 2306.05284), its own data, 30 s, 300M parameters, plain EnCodec: steps, and scores, by pattern.
 MUSICGEN = "MusicGen, arXiv 2306.05284"
-PUBLISHED = (
-    ("delay", 1500, 0.96, 0.52, 0.35),
-    ("partial delay", 1500, 1.51, 0.54, 0.32),
-    ("parallel", 1500, 2.58, 0.62, 0.27),
-    ("partial flatten", 3000, 1.32, 0.54, 0.34),
-    ("coarse first", 3000, 1.98, 0.56, 0.30),
-    ("flatten", 6000, 0.86, 0.51, 0.37),
-)
+MUSICGEN_COLUMNS = ("steps", "FAD (VGGish)", "KL (PaSST)", "CLAP score")
+PUBLISHED = {
+    "delay": (1500, 0.96, 0.52, 0.35),
+    "partial-delay": (1500, 1.51, 0.54, 0.32),
+    "parallel": (1500, 2.58, 0.62, 0.27),
+    "partial-flatten": (3000, 1.32, 0.54, 0.34),
+    "coarse-first": (3000, 1.98, 0.56, 0.30),
+    "flatten": (6000, 0.86, 0.51, 0.37),
+}
 # On MusicCaps, as the same paper prints them.
 MUSICCAPS = (
     ("MusicGen 300M", 3.1, 1.28, 0.31),
@@ -65,21 +52,18 @@ def reconstruction(results: Results) -> list[Row]:
     """How well each codec reconstructs held-out clips, and how many codes it uses."""
     rows = []
     for codec in results.study.codecs:
-        measured = [
-            {
-                "SI-SDR (dB)": results.reconstruction(codec, seed, "si_sdr"),
-                "log-mel distance": results.reconstruction(codec, seed, "log_mel"),
-                "Zimtohrli MOS": results.reconstruction(codec, seed, "mos"),
-            }
-            for seed in results.study.seeds(codec)
-        ]
-        perplexities = [
-            results.dependence(codec, seed)["alignments"]["equal_time"]["perplexity"]
-            for seed in results.study.seeds(codec)
-        ]
-        for row, used in zip(measured, perplexities, strict=True):
-            row |= {f"perplexity {k}": value for k, value in enumerate(used, start=1)}
-        rows += _with_mean(results, {"codec": codec}, results.study.seeds(codec), measured)
+        by_seed: list[Row] = []
+        for seed in results.study.seeds(codec):
+            perplexity = results.dependence(codec, seed)["alignments"]["equal_time"]["perplexity"]
+            by_seed.append(
+                {
+                    "SI-SDR (dB)": results.reconstruction(codec, seed, "si_sdr"),
+                    "log-mel distance": results.reconstruction(codec, seed, "log_mel"),
+                    "Zimtohrli MOS": results.reconstruction(codec, seed, "mos"),
+                    **{f"perplexity {k}": value for k, value in enumerate(perplexity, start=1)},
+                }
+            )
+        rows += _with_mean(results, {"codec": codec}, results.study.seeds(codec), by_seed)
     return rows
 
 
@@ -87,75 +71,74 @@ def dependence(results: Results) -> list[Row]:
     """Dependence between the codebooks of each codec by the chosen estimator, at equal time and delayed."""
     rows, estimator = [], results.estimator
     for codec in results.study.codecs:
-        for alignment, name in ALIGNMENTS.items():
-            measured = []
+        for alignment, where in ALIGNMENTS.items():
+            by_seed: list[Row] = []
             for seed in results.study.seeds(codec):
                 result = results.dependence(codec, seed)
-                found, known = result["alignments"][alignment], result["controls"]
-                measured.append(
+                sizes, controls = result["alignments"][alignment], result["controls"]
+                copy = controls["positive"]
+                by_seed.append(
                     {
                         "MI, sum of pairs (bits)": results.total(codec, seed, alignment, "mutual_information"),
                         "over sum of entropies": results.total(codec, seed, alignment, "normalised_by_sum"),
                         "over least entropy": results.total(codec, seed, alignment, "normalised_by_minimum"),
                         "summed entropy (bits)": results.total(codec, seed, alignment, "entropy"),
-                        "control: copy, of its entropy": (
-                            known["positive"]["measured"][estimator] / known["positive"]["truth"]
-                        ),
-                        "control: shuffled (bits)": known["negative"]["measured"][estimator],
-                        "control: moved in time (bits)": known["rolled"]["measured"][estimator],
+                        "control: copy, of its entropy": copy["measured"][estimator] / copy["truth"],
+                        "control: shuffled (bits)": controls["negative"]["measured"][estimator],
+                        "control: moved in time (bits)": controls["rolled"]["measured"][estimator],
                         "estimator": estimator,
-                        "frames": found["frames"],
-                        "tracks": found["tracks"],
+                        "frames": sizes["frames"],
+                        "tracks": sizes["tracks"],
                     }
                 )
-            rows += _with_mean(results, {"codec": codec, "alignment": name}, results.study.seeds(codec), measured)
+            rows += _with_mean(results, {"codec": codec, "alignment": where}, results.study.seeds(codec), by_seed)
     return rows
 
 
 def estimators(results: Results) -> list[Row]:
-    """Mutual information summed over pairs by every estimator, so that a verdict can be seen not to hang on one."""
+    """Mutual information summed over pairs by every estimator, which shows whether a verdict depends on the choice."""
     rows = []
     for codec in results.study.codecs:
+        seeds = results.study.seeds(codec)
         for alignment, where in ALIGNMENTS.items():
-            names = results.dependence(codec, results.study.seeds(codec)[0])["alignments"][alignment]["estimators"]
-            measured = [
+            names = results.dependence(codec, seeds[0])["alignments"][alignment]["estimators"]
+            by_seed: list[Row] = [
                 {
                     f"{ESTIMATORS[name]} (bits)": results.total(codec, seed, alignment, "mutual_information", name)
                     for name in names
                 }
-                for seed in results.study.seeds(codec)
+                for seed in seeds
             ]
-            rows += _with_mean(results, {"codec": codec, "alignment": where}, results.study.seeds(codec), measured)
+            rows += _with_mean(results, {"codec": codec, "alignment": where}, seeds, by_seed)
     return rows
 
 
 def total_correlation(results: Results) -> list[Row]:
-    """What all codebooks share, and each with those before it and with all others: learned bounds from below."""
+    """Learned lower bounds on what all codebooks share, and on what each shares with those before it and all others."""
     rows = []
-    for codec in dict(results.study.modelled):
-        seeds = [seed for name, seed in results.study.modelled if name == codec]
+    for codec, seeds in results.study.modelled_codecs.items():
         for alignment, where in ALIGNMENTS.items():
-            measured = []
+            by_seed: list[Row] = []
             for seed in seeds:
                 result = results.learned(codec, seed)
-                found, known = result["alignments"][alignment], result["controls"]
-                previous, others = (
-                    [bound["value"] for bound in found[given]] for given in ("given_previous", "given_others")
-                )
-                measured.append(
+                bounds, controls = result["alignments"][alignment], result["controls"]
+                previous = [bound["value"] for bound in bounds["given_previous"]]
+                others = [bound["value"] for bound in bounds["given_others"]]
+                by_seed.append(
                     {
                         "total correlation (bits)": results.total_correlation(codec, seed, alignment),
                         **{f"codebook {k} and those before": bits for k, bits in enumerate(previous, start=2)},
                         **{f"codebook {k} and all others": bits for k, bits in enumerate(others, start=1)},
-                        "control: copy, of its entropy": known["positive"]["measured"] / known["positive"]["truth"],
-                        "control: shuffled (bits)": known["negative"]["measured"],
-                        "control: moved in time (bits)": known["rolled"]["measured"],
-                        "frames": found["frames"],
-                        "tracks": found["tracks"],
-                        "training frames": found["train_frames"],
+                        "control: copy, of its entropy": controls["positive"]["measured"]
+                        / controls["positive"]["truth"],
+                        "control: shuffled (bits)": controls["negative"]["measured"],
+                        "control: moved in time (bits)": controls["rolled"]["measured"],
+                        "frames": bounds["frames"],
+                        "tracks": bounds["tracks"],
+                        "training frames": bounds["train_frames"],
                     }
                 )
-            rows += _with_mean(results, {"codec": codec, "alignment": where}, seeds, measured)
+            rows += _with_mean(results, {"codec": codec, "alignment": where}, seeds, by_seed)
     return rows
 
 
@@ -191,15 +174,15 @@ def calibration(results: Results) -> list[Row]:
 def scores(results: Results) -> list[Row]:
     """Scores of real music (the floor), the codecs' reconstructions (the upper bound), the models, and outside systems.
 
-    Real music is that of other tracks, so its KL-MTT compares clips that have nothing to do with each other. A score
-    whose embedder was not asked, for its weights are in no package, is n/a.
+    The floor is music of other tracks, so its KL compares unrelated clips. The scores that the paper gives are n/a
+    where their embedder was not asked.
     """
     bound = "reconstruction (upper bound)"
     return [
-        _score(results, "floor", "real music of other tracks (floor)", "", ""),
-        *(_score(results, f"reconstruction/{c}-seed{s}", bound, c, s) for c, s in results.study.runs),
-        *(_score(results, f"generation/{m.name}", f"LM, {m.pattern}", m.codec, m.seed) for m in results.study.models),
-        *(_score(results, f"outside/{name}", name, "", "") for name in results.evaluation.systems),
+        _score(results, FLOOR, "real music of other tracks (floor)"),
+        *(_score(results, run.system, bound, run.codec, run.seed) for run in results.study.runs),
+        *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m.pattern) for m in results.study.models),
+        *(_score(results, f"outside/{name}", name) for name in results.study.outside),
     ]
 
 
@@ -243,9 +226,9 @@ def speed(results: Results) -> list[Row]:
 
 def patterns(results: Results) -> list[Row]:
     """Speed of every codebook pattern, same weights, captions and machine, beside MusicGen's scores as published."""
-    scores = {row["pattern"].replace(" ", "-"): row for row in published(results)}
-    rows, left_out = [], ("system", "pattern", "test set", "source")
+    rows = []
     for timing in results.patterns():
+        published_scores = PUBLISHED.get(timing["pattern"], ("n/a",) * len(MUSICGEN_COLUMNS))
         row: Row = {
             "pattern": timing["pattern"],
             "clips at once": timing["batch_size"],
@@ -256,9 +239,8 @@ def patterns(results: Results) -> list[Row]:
             "frames per second": timing["frames_per_second"],
             "real-time factor": timing["real_time_factor"],
         }
-        theirs = scores[timing["pattern"]]
-        rows.append(row | {f"MusicGen: {name}": theirs[name] for name in theirs if name not in left_out})
-        rows[-1]["MusicGen's source"] = theirs["source"]
+        row |= {f"MusicGen: {column}": x for column, x in zip(MUSICGEN_COLUMNS, published_scores, strict=True)}
+        rows.append(row | {"MusicGen's source": MUSICGEN if timing["pattern"] in PUBLISHED else "n/a"})
     return rows
 
 
@@ -267,35 +249,35 @@ def published(_: Results) -> list[Row]:
 
     The numbers of the paper's own tables were not at hand.
     """
-    columns = ("system", "pattern", "steps", "FAD (VGGish)", "KL (PaSST)", "CLAP score", "test set")
-    rows = [
-        *(("MusicGen 300M", *numbers, "its own") for numbers in PUBLISHED),
+    columns = ("system", "pattern", *MUSICGEN_COLUMNS, "test set")
+    rows: list[tuple[Any, ...]] = [
+        *(("MusicGen 300M", name.replace("-", " "), *numbers, "its own") for name, numbers in PUBLISHED.items()),
         *((system, "n/a", "n/a", *numbers, "MusicCaps") for system, *numbers in MUSICCAPS),
     ]
     return [{**dict(zip(columns, row, strict=True)), "source": MUSICGEN} for row in rows]
 
 
-def claim_rows(assessed: list[Claim]) -> list[Row]:
+def claim_rows(assessed: dict[str, Claim]) -> list[Row]:
     """One row a claim: what was measured, what came out, the verdict, what it rests on."""
     return [
         {
-            "claim": claim.id,
+            "claim": name,
             "says": claim.says,
             "measured": claim.measured,
-            "found": _found(claim) or "n/a",
+            "found": _deciding_numbers(claim) or "n/a",
             "verdict": claim.verdict,
             "rests on": claim.rests_on,
             "paper": "claimed",
         }
-        for claim in assessed
+        for name, claim in assessed.items()
     ]
 
 
-def finding_rows(assessed: list[Claim]) -> list[Row]:
-    """Every number behind a verdict, and those that stand beside."""
+def finding_rows(assessed: dict[str, Claim]) -> list[Row]:
+    """Every number behind a verdict, and those reported beside it."""
     return [
         {
-            "claim": claim.id,
+            "claim": name,
             "measure": finding.measure,
             "of": finding.of,
             "seed": finding.seed,
@@ -304,40 +286,40 @@ def finding_rows(assessed: list[Claim]) -> list[Row]:
             "high": "" if finding.high is None else finding.high,
             "verdict": finding.verdict or "decides nothing",
         }
-        for claim in assessed
+        for name, claim in assessed.items()
         for finding in claim.findings
     ]
 
 
-def metrics(results: Results, assessed: list[Claim]) -> dict[str, Any]:
-    """Small flat numbers, means over seeds, for `dvc metrics`."""
+def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, Any]:
+    """A few numbers, means over seeds, for `dvc metrics`."""
 
-    def mean(codec: str, estimate: Callable[[int], Estimate]) -> float:
-        return results.mean([estimate(seed) for seed in results.study.seeds(codec)]).value
+    def mean(estimates: Iterable[Estimate]) -> float:
+        return results.mean(list(estimates)).value
 
-    codecs = {
-        codec: {
-            "si_sdr_db": mean(codec, partial(results.reconstruction, codec, measure="si_sdr")),
-            "log_mel": mean(codec, partial(results.reconstruction, codec, measure="log_mel")),
+    codecs = {}
+    for codec in results.study.codecs:
+        seeds = results.study.seeds(codec)
+        codecs[codec] = {
+            "si_sdr_db": mean(results.reconstruction(codec, seed, "si_sdr") for seed in seeds),
+            "log_mel": mean(results.reconstruction(codec, seed, "log_mel") for seed in seeds),
             **{
                 f"mi_{alignment}_bits": mean(
-                    codec, partial(results.total, codec, alignment=alignment, measure="mutual_information")
+                    results.total(codec, seed, alignment, "mutual_information") for seed in seeds
                 )
                 for alignment in ALIGNMENTS
             },
         }
-        for codec in results.study.codecs
-    }
     models: dict[str, dict[str, dict[str, float]]] = {}
     for pattern, settings in results.study.settings.language_models.items():
         for codec in settings.codecs:
-            runs = [Model(pattern, codec, seed) for seed in settings.seeds]
+            trained = [Model(pattern, codec, seed) for seed in settings.seeds]
             models.setdefault(pattern, {})[codec] = {
-                "fad_mtt": results.mean([results.fad(f"generation/{run.name}") for run in runs]).value,
-                "kl_mtt": results.mean([results.kl(f"generation/{run.name}") for run in runs]).value,
-                "bits_per_frame": results.mean([results.bits(run) for run in runs]).value,
+                "fad_mtt": mean(results.fad(model.system) for model in trained),
+                "kl_mtt": mean(results.kl(model.system) for model in trained),
+                "bits_per_frame": mean(results.bits(model) for model in trained),
             }
-    return {"codec": codecs, "lm": models, "claims": {claim.id: claim.verdict for claim in assessed}}
+    return {"codec": codecs, "lm": models, "claims": {name: claim.verdict for name, claim in assessed.items()}}
 
 
 def write(rows: list[Row], path: Path) -> None:
@@ -359,14 +341,14 @@ def write(rows: list[Row], path: Path) -> None:
             temporary.write_text(texts[suffix]())
 
 
-def _with_mean(results: Results, names: Row, seeds: list[int], measured: list[Row]) -> list[Row]:
-    """A row a seed and, of several seeds, their mean."""
-    rows = [{**names, "seed": seed, **row} for seed, row in zip(seeds, measured, strict=True)]
+def _with_mean(results: Results, names: Row, seeds: list[int], by_seed: list[Row]) -> list[Row]:
+    """A row a seed and, where there are several, one with their mean."""
+    rows = [{**names, "seed": seed, **row} for seed, row in zip(seeds, by_seed, strict=True)]
     if len(seeds) == 1:
         return rows
     mean: Row = {**names, "seed": "mean"}
-    for column, first in measured[0].items():
-        values = [row[column] for row in measured]
+    for column, first in by_seed[0].items():
+        values = [row[column] for row in by_seed]
         if isinstance(first, Estimate):
             mean[column] = results.mean(values)
         else:
@@ -374,41 +356,53 @@ def _with_mean(results: Results, names: Row, seeds: list[int], measured: list[Ro
     return [*rows, mean]
 
 
-def _score(results: Results, system: str, name: str, codec: str, seed: int | str) -> Row:
+def _score(results: Results, system: str, name: str, codec: str = "", seed: int | str = "", pattern: str = "") -> Row:
     score = results.score(system)
-    main = score["fad"]["musicnn-mtt"]
-    paired = score["kl"]["paired"] or system == "floor"
-    return {
+    main = score["fad"][MAIN]
+    row: Row = {
         "system": name,
         "codec": codec,
         "seed": seed,
         "FAD-MTT": results.fad(system),
         "FAD-MTT, infinite samples": float(main["infinity"]),
         "R2 of that": float(main["r2"]),
-        "KAD-MTT": results.kad(system),
-        "FAD-CDPAM to FMA-Pop": results.fma_pop(system, "cdpam") or "n/a",
-        "FAD-VGGish": results.fad(system, "vggish") or "n/a",
-        "KL-MTT (nats)": results.kl(system) if paired else "n/a",
-        "KL-PaSST (nats)": (paired and results.kl_passt(system)) or "n/a",
+        **_by_embedder(results, system),
         "agreement with captions": results.text(system) or "n/a",
-        "CLAP score": results.text(system, "clap") or "n/a",
         "clips": score["clips"],
         "tracks": score["tracks"],
         **{fault.replace("_", " "): score[fault] for fault in ("silent", "not_finite", "short", "clipped")},
-        "published (VGGish, PaSST, CLAP)": _published(name),
     }
+    return row | {"published (VGGish, PaSST, CLAP)": _published(pattern)}
 
 
-def _published(name: str) -> str:
-    """What MusicGen's table says of the pattern that a row is of: another system on other data."""
-    for pattern, _, fad, kl, clap in PUBLISHED:
-        if name == f"LM, {pattern}":
-            return f"{fad} {kl} {clap} ({MUSICGEN}, 300M, its own data)"
-    return "n/a"
+def _published(pattern: str) -> str:
+    """MusicGen's scores of a pattern: another system on other data."""
+    if pattern not in PUBLISHED:
+        return "n/a"
+    _, fad, kl, clap = PUBLISHED[pattern]
+    return f"{fad} {kl} {clap} ({MUSICGEN}, 300M, its own data)"
 
 
-def _found(claim: Claim) -> str:
-    """The deciding numbers, a value and interval a seed."""
+def _by_embedder(results: Results, system: str) -> Row:
+    """Scores by every embedder that was asked, each under its label, and n/a for what else the paper gives."""
+    fad, kad, fma_pop = (results.distances(system, measure) for measure in ("fad", "kad", "fma_pop"))
+    comparable = results.paired(system) or system == FLOOR
+    row: Row = {}
+    for name, embedder in results.embedders(system).items():
+        label = embedder["label"]
+        row |= {f"FAD-{label}": fad[name], f"KAD-{label}": kad[name]}
+        if name in fma_pop:
+            row[f"FAD-{label} to FMA-Pop"] = fma_pop[name]
+        if "divergence" in embedder:
+            kl = results.clip_score(system, embedder["divergence"]) if comparable else None
+            row[f"KL-{label} (nats)"] = kl or "n/a"
+        if "cosine" in embedder:
+            row[f"{label} score"] = results.clip_score(system, embedder["cosine"]) or "n/a"
+    return row | {column: row.get(column, "n/a") for column in PAPER_SCORES}
+
+
+def _deciding_numbers(claim: Claim) -> str:
+    """What each deciding measure gave: a value and its interval a seed."""
     values: dict[str, list[str]] = {}
     for finding in claim.findings:
         if finding.verdict:
@@ -433,6 +427,22 @@ def _shown(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
+    "reconstruction": reconstruction,
+    "dependence": dependence,
+    "estimators": estimators,
+    "total_correlation": total_correlation,
+    "calibration": calibration,
+    "scores": scores,
+    "likelihood": likelihood,
+    "speed": speed,
+    "patterns": patterns,
+    "published": published,
+}
+OF_CLAIMS = {"claims": claim_rows, "findings": finding_rows}
+TABLES = (*OF_RESULTS, *OF_CLAIMS)
+
+
 def main() -> None:
     """Writes every table and `metrics.json`."""
     parser = job.parser("Write the study's tables and metrics.")
@@ -442,23 +452,9 @@ def main() -> None:
     job.prepare(args)
     results = Results(args.study, args.params)
     assessed = claims.assess(results)
-    makers = (
-        reconstruction,
-        dependence,
-        estimators,
-        total_correlation,
-        calibration,
-        scores,
-        likelihood,
-        speed,
-        patterns,
-        published,
-    )
-    rows = [*(make(results) for make in makers), claim_rows(assessed), finding_rows(assessed)]
-    for name, table in zip(TABLES, rows, strict=True):
-        # A study of codecs alone has no rows of music.
-        if table:
-            write(table, args.out / name)
+    for name in results.study.tables:
+        rows = OF_CLAIMS[name](assessed) if name in OF_CLAIMS else OF_RESULTS[name](results)
+        write(rows, args.out / name)
     used = {"study": results.study.settings.model_dump(mode="json"), "confidence": results.confidence}
     files.write_json(args.out / "metrics.json", metrics(results, assessed))
     files.write_json(args.out / "provenance.json", provenance.record(used))

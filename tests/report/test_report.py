@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import jinja2
 import matplotlib as mpl
@@ -15,8 +15,10 @@ import synthetic
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from pipeline.report import figures, tables
+from pipeline import files
+from pipeline.report import claims, figures, tables
 from pipeline.report.results import Results
+from pipeline.study import FIGURE_NAMES, OF_MODELS, PATTERNS, SCORES, TABLE_NAMES
 
 CAPTIONS = Path(__file__).parents[2] / "rules" / "captions"
 
@@ -24,13 +26,18 @@ CAPTIONS = Path(__file__).parents[2] / "rules" / "captions"
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     root, whole = tmp_path_factory.mktemp("study"), synthetic.parameters(seeds=(0,))
-    synthetic.write(root / "results", whole)
+    synthetic.write(root, whole)
     return root, json.dumps({name: whole[name] for name in ("study", "evaluation", "report")})
 
 
-def _run(module: object, study: tuple[Path, str], out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+TABLE_FILES = {f"{name}.{suffix}" for name in TABLE_NAMES for suffix in tables.FORMATS}
+TABLE_FILES |= {"metrics.json", "provenance.json"}
+FIGURE_FILES = {f"{name}.{suffix}" for name in FIGURE_NAMES for suffix in figures.FORMATS}
+
+
+def _run(module: ModuleType, study: tuple[Path, str], out: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     root, argument = study
-    argv = ["report", "--params", argument, "--results", str(root / "results"), "--out", str(out)]
+    argv = ["report", "--params", argument, "--study", str(root), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", argv)
     module.main()
     return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
@@ -40,18 +47,88 @@ def test_tables_are_complete_and_the_same_twice(
     study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = _run(tables, study, tmp_path / "a", monkeypatch)
-    assert set(written) == set(tables.FILES)
+    assert set(written) == TABLE_FILES
     assert written == _run(tables, study, tmp_path / "b", monkeypatch)
     metrics = json.loads(written["metrics.json"])
     assert metrics["lm"]["delay"]["mmd"]["fad_mtt"] == pytest.approx(7)
-    found = pd.read_csv(tmp_path / "a" / "scores.csv")
-    assert len(found) == 1 + 5 + 8
-    assert (found["FAD-MTT low"] <= found["FAD-MTT"]).all()
-    assert "FAD" not in {column.split(",")[0] for column in found}  # never without the name of its model
-    assert found["FAD-VGGish"].isna().all()
-    assert found["agreement with captions"].notna().all()
+    scores = pd.read_csv(tmp_path / "a" / "scores.csv")
+    assert len(scores) == 1 + 5 + 8
+    assert (scores["FAD-MTT low"] <= scores["FAD-MTT"]).all()
+    assert "FAD" not in {column.split(",")[0] for column in scores}  # never without the name of its model
+    assert scores[["KAD-MTT", "FAD-CDPAM", "KAD-CDPAM", "FAD-CDPAM to FMA-Pop", "KL-MTT (nats)"]].notna().all(None)
+    assert scores[["FAD-VGGish", "KL-PaSST (nats)", "CLAP score"]].isna().all(None)
+    assert scores["agreement with captions"].notna().all()
     assert pd.read_csv(tmp_path / "a" / "claims.csv")["verdict"].notna().all()
     assert written["claims.tex"].startswith(b"\\begin{tabular}")
+
+
+def test_every_embedder_that_was_asked_has_columns_under_its_label(tmp_path: Path) -> None:
+    whole = synthetic.parameters(seeds=(0,))
+    synthetic.write(tmp_path, whole)
+    path = tmp_path / f"{SCORES.format(system='floor')}.json"
+    score = files.read_json(path)
+    for measure, name in (("fad", "toy"), ("kad", "toy"), ("fma_pop", "toy"), ("fad", "bare"), ("kad", "bare")):
+        score[measure][name] = score["fad"]["cdpam"]
+    score["embedders"]["toy"] = {"label": "Toy", "divergence": "kl_toy", "cosine": "clap_toy"}
+    score |= {"kl_toy": score["kl"], "clap_toy": score["text"]}
+    files.write_json(path, score)
+    with np.load(path.with_suffix(".npz")) as arrays:
+        values = dict(arrays)
+    np.savez(path.with_suffix(".npz"), **values, kl_toy=2 * values["kl"], clap_toy=values["text"])
+    row = tables.scores(Results(tmp_path, json.dumps(whole)))[0]
+    assert row["FAD-Toy"].value == row["KAD-Toy"].value == row["FAD-Toy to FMA-Pop"].value == 1.5
+    assert row["KL-Toy (nats)"].value == pytest.approx(2 * row["KL-MTT (nats)"].value)
+    assert row["Toy score"].value == row["agreement with captions"].value
+    assert row["FAD-bare"].value == row["KAD-bare"].value == 1.5  # an embedder without a label goes by its name
+    assert "FAD-bare to FMA-Pop" not in row
+
+
+def test_clips_that_are_not_paired_have_no_divergence(tmp_path: Path) -> None:
+    whole = synthetic.parameters(seeds=(0,))
+    whole["evaluation"]["systems"] = {"theirs": {"folder": "theirs", "captions": ""}}
+    synthetic.write(tmp_path, whole)
+    for suffix in ("json", "npz"):
+        ours, theirs = (tmp_path / f"{SCORES.format(system=name)}.{suffix}" for name in ("floor", "outside/theirs"))
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.write_bytes(ours.read_bytes())
+    path = tmp_path / f"{SCORES.format(system='outside/theirs')}.json"
+    score = files.read_json(path)
+    files.write_json(path, score | {"kl": score["kl"] | {"paired": False}})
+    row = tables.scores(Results(tmp_path, json.dumps(whole)))[-1]
+    assert (row["system"], row["KL-MTT (nats)"], row["FAD-MTT"].value) == ("theirs", "n/a", 1.5)
+
+
+def test_scores_stand_beside_the_published_ones_of_their_pattern(tmp_path: Path) -> None:
+    whole = synthetic.parameters(seeds=(0,))
+    models = {"codecs": ["mmd"], "seeds": [0]}
+    whole["study"]["language_models"] = {"partial-delay": models, "valle": models}
+    synthetic.write(tmp_path, whole)
+    rows = {row["system"]: row for row in tables.scores(Results(tmp_path, json.dumps(whole)))}
+    published = "published (VGGish, PaSST, CLAP)"
+    assert rows["LM, partial-delay"][published].startswith("1.51 0.54 0.32 (MusicGen")
+    assert rows["LM, valle"][published] == "n/a"
+
+
+def test_a_pattern_that_musicgen_did_not_publish_has_no_scores_of_it(tmp_path: Path) -> None:
+    whole = synthetic.parameters(seeds=(0,))
+    synthetic.write(tmp_path, whole)
+    path = tmp_path / PATTERNS
+    [known, *_] = timed = files.read_json(path)["patterns"]
+    files.write_json(path, {"patterns": [*timed, {**known, "pattern": "toy"}]})
+    rows = {row["pattern"]: row for row in tables.patterns(Results(tmp_path, json.dumps(whole)))}
+    scores = ("MusicGen: steps", "MusicGen: FAD (VGGish)", "MusicGen: KL (PaSST)", "MusicGen: CLAP score")
+    assert [rows["partial-delay"][column] for column in scores] == [1500, 1.51, 0.54, 0.32]
+    assert [rows["toy"][column] for column in (*scores, "MusicGen's source")] == ["n/a"] * 5
+    assert rows["toy"]["steps a clip"] == known["steps"]
+
+
+def test_a_study_that_decides_no_claim_has_empty_tables_of_them(tmp_path: Path) -> None:
+    whole = synthetic.parameters(seeds=(0,))
+    whole["report"]["claims"] = []
+    assessed = claims.assess(Results(tmp_path, json.dumps(whole)))
+    for suffix in tables.FORMATS:
+        tables.write(tables.claim_rows(assessed), tmp_path / "claims")
+        assert (tmp_path / f"claims.{suffix}").exists()
 
 
 def test_seeds_get_a_mean_row(tmp_path: Path) -> None:
@@ -77,10 +154,10 @@ def test_figures_are_complete_and_the_same_twice(
     study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = _run(figures, study, tmp_path / "a", monkeypatch)
-    assert set(written) == set(figures.FILES)
+    assert set(written) == FIGURE_FILES
     root, argument = study
     with mpl.rc_context(figures.STYLE):
-        figures.save(figures.scores(Results(root / "results", argument)), tmp_path / "again")
+        figures.save(figures.scores(Results(root, argument)), tmp_path / "again")
     assert [(tmp_path / f"again.{suffix}").read_bytes() for suffix in figures.FORMATS] == [
         written[f"scores.{suffix}"] for suffix in figures.FORMATS
     ]
@@ -108,11 +185,11 @@ def _cut_off(figure: Figure) -> list[np.ndarray]:
 def test_every_point_lies_within_its_axes(study: tuple[Path, str], draw: Callable[[Results], Figure]) -> None:
     root, argument = study
     with mpl.rc_context(figures.STYLE):
-        assert not _cut_off(draw(Results(root / "results", argument)))
+        assert not _cut_off(draw(Results(root, argument)))
 
 
 def test_the_table_of_the_calibration_names_both_conditions(study: tuple[Path, str]) -> None:
-    rows = tables.calibration(Results(study[0] / "results", study[1]))
+    rows = tables.calibration(Results(study[0], study[1]))
     assert {(row["codes"], row["frames"]) for row in rows} == {(synthetic.SIZE, 6_000), (2048, 20_000)}
     (used,) = [row for row in rows if row["verdict"]]
     assert (used["codes"], used["distribution"], used["estimator"]) == (
@@ -122,8 +199,10 @@ def test_the_table_of_the_calibration_names_both_conditions(study: tuple[Path, s
     )
 
 
-def test_every_table_and_figure_has_a_caption() -> None:
-    for name in (*tables.TABLES, *figures.FIGURES):
+def test_every_table_and_figure_has_its_code_and_a_caption() -> None:
+    assert set(tables.TABLES) == set(TABLE_NAMES)
+    assert set(figures.FIGURES) == set(FIGURE_NAMES)
+    for name in (*TABLE_NAMES, *FIGURE_NAMES):
         template = jinja2.Template((CAPTIONS / f"{name}.rst").read_text(), undefined=jinja2.StrictUndefined)
         text = template.render(snakemake=SimpleNamespace(config=synthetic.parameters()))
         assert text.strip(), name
@@ -137,26 +216,12 @@ def test_a_study_of_codecs_alone_has_no_music_to_report(
     whole = json.loads(argument)
     whole["study"]["language_models"] = {"delay": {"codecs": [], "seeds": [0]}}
     alone = (root, json.dumps(whole))
-    left_out = ("total_correlation", "likelihood", "speed", "patterns")
-    for module in (tables, figures):
+    for module, names in ((tables, TABLE_FILES), (figures, FIGURE_FILES)):
         written = _run(module, alone, tmp_path / module.__name__, monkeypatch)
-        assert set(written) == {name for name in module.FILES if not name.startswith(left_out)}
+        assert set(written) == {name for name in names if not name.startswith(OF_MODELS)}
     scored = pd.read_csv(tmp_path / tables.__name__ / "scores.csv")
     assert set(scored["codec"].dropna()) == set(codecs := whole["study"]["codecs"])
     assert len(scored) == 1 + sum(len(codec["seeds"]) for codec in codecs.values())
     verdicts = pd.read_csv(tmp_path / tables.__name__ / "claims.csv").set_index("claim")["verdict"]
     assert (verdicts[["C3", "C4", "C5"]] == "not tested").all()
     assert verdicts["C1"] == "supported"
-
-
-def test_codecs_that_differ_in_weight_make_a_line(study: tuple[Path, str]) -> None:
-    root, argument = study
-    whole = json.loads(argument)
-    codecs = whole["study"]["codecs"]
-    for weight in (10.0, 1e4):
-        codecs[f"mmd-{weight:g}"] = {**codecs["mmd"], "loss": {**codecs["mmd"]["loss"], "weight": weight}}
-    assert Results(root / "results", json.dumps(whole)).sweeps == {
-        "residual, quantized, closed form": ["baseline", "mmd-10", "mmd", "mmd-10000"],
-        "residual, quantized, closed form, delayed": ["baseline", "mmd-delay"],
-        "grouped, quantized, closed form": ["grouped", "grouped-mmd"],
-    }

@@ -1,0 +1,175 @@
+"""What a configuration means: its runs, models and systems, and a place of its own for each result."""
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+import pytest
+
+from pipeline import params
+from pipeline import study as place
+from pipeline.study import FLOOR, REFERENCE, Model, Run, Study
+
+ROOT = Path(__file__).parent.parent
+PLAIN = {"weight": 0.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}
+PLACES = {
+    name: value
+    for name, value in vars(place).items()
+    if isinstance(value, str) and name.isupper() and value.startswith(("results", "figures"))
+}
+
+
+def _study(codecs: dict[str, Any], models: dict[str, Any], systems: dict[str, str] | None = None) -> Study:
+    """Of codecs as name -> (quantizer, seeds, what their loss has beside `PLAIN`)."""
+    entries = {
+        name: {"quantizer": quantizer, "seeds": seeds, "loss": PLAIN | loss}
+        for name, (quantizer, seeds, loss) in codecs.items()
+    }
+    settings = params.Study.model_validate({"codecs": entries, "language_models": models})
+    outside = {
+        name: params.OutsideSystem(folder=folder, captions=f"{folder}.csv" if name == "captioned" else "")
+        for name, folder in (systems or {}).items()
+    }
+    return Study(settings, outside)
+
+
+@pytest.fixture(scope="module")
+def default() -> Study:
+    whole = params.load(ROOT / "params.yaml")
+    return Study(whole.study, whole.evaluation.systems)
+
+
+@pytest.fixture
+def small() -> Study:
+    codecs = {
+        "plain": ("residual", [0, 3], {}),
+        "ours": ("residual", [3], {"weight": 1.0}),
+        "parts": ("grouped", [0], {}),
+    }
+    models = {"delay": {"codecs": ["plain", "ours"], "seeds": [3]}, "flatten": {"codecs": ["plain"], "seeds": [0, 3]}}
+    return _study(codecs, models, {"captioned": "theirs", "bare": "/others"})
+
+
+def _places(study: Study) -> list[str]:
+    """Where every result of a study lies."""
+    trunks = {tuple(study.trunk(*run).items()) for run in study.runs}
+    wildcards: dict[frozenset[str], list[dict[str, Any]]] = {
+        frozenset(): [{}],
+        frozenset({"quantizer", "seed"}): [dict(trunk) for trunk in trunks],
+        frozenset({"codec", "seed"}): [run._asdict() for run in study.runs],
+        frozenset({"pattern", "codec", "seed"}): [model._asdict() for model in study.models],
+        frozenset({"system"}): [{"system": system} for system in study.systems],
+    }
+    return [
+        template.format(**values)
+        for template in PLACES.values()
+        for values in wildcards[frozenset(name for _, name, _, _ in Formatter().parse(template) if name)]
+    ]
+
+
+def test_runs_models_and_systems_are_those_that_the_configuration_names(small: Study) -> None:
+    assert small.runs == [Run("plain", 0), Run("plain", 3), Run("ours", 3), Run("parts", 0)]
+    assert small.models == [
+        Model("delay", "plain", 3),
+        Model("delay", "ours", 3),
+        Model("flatten", "plain", 0),
+        Model("flatten", "plain", 3),
+    ]
+    assert small.modelled == [Run("plain", 3), Run("ours", 3), Run("plain", 0)]
+    assert small.modelled_codecs == {"plain": [3, 0], "ours": [3]}
+    assert small.systems == [
+        "reference",
+        "floor",
+        "reconstruction/plain-seed0",
+        "reconstruction/plain-seed3",
+        "reconstruction/ours-seed3",
+        "reconstruction/parts-seed0",
+        "generation/delay/plain-seed3",
+        "generation/delay/ours-seed3",
+        "generation/flatten/plain-seed0",
+        "generation/flatten/plain-seed3",
+        "outside/captioned",
+        "outside/bare",
+    ]
+
+
+def test_codecs_of_a_quantizer_and_seed_share_a_trunk(small: Study) -> None:
+    assert small.trunk("plain", 3) == small.trunk("ours", 3) == {"quantizer": "residual", "seed": 3}
+    assert small.trunk("parts", 0) == {"quantizer": "grouped", "seed": 0}
+
+
+def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
+    assert small.audio(REFERENCE) == small.audio(FLOOR) == f"{place.CORPUS}/audio.npy"
+    for run in small.runs:
+        assert small.audio(run.system) == f"{place.RECONSTRUCTION.format(**run._asdict())}/audio.npy"
+    for model in small.models:
+        assert small.audio(model.system) == f"{place.GENERATION.format(**model._asdict())}/audio.npy"
+    assert (small.audio("outside/bare"), small.captions("outside/bare")) == ("/others", "")
+    assert (small.audio("outside/captioned"), small.captions("outside/captioned")) == ("theirs", "theirs.csv")
+    assert small.captions(REFERENCE) == small.captions("reconstruction/plain-seed0") == ""
+
+
+def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:
+    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd"]
+    assert default.pairs("residual") == [("mmd", "baseline"), ("mmd-delay", "baseline")]
+    assert default.pairs("grouped") == [("grouped-mmd", "grouped")]
+    assert default.seeds("baseline", "mmd") == [0, 1]
+    alone = _study({"ours": ("residual", [0], {"weight": 1.0})}, {"delay": {"codecs": [], "seeds": [0]}})
+    assert alone.baseline("residual") == alone.pairs("residual") == []
+
+
+def test_codecs_that_differ_in_weight_make_a_line() -> None:
+    codecs = {
+        "far": ("residual", [0], {"weight": 1e4}),
+        "baseline": ("residual", [0], {}),
+        "near": ("residual", [0], {"weight": 10.0}),
+        "delayed": ("residual", [0], {"weight": 10.0, "delay": True}),
+        "grouped": ("grouped", [0], {}),
+        "grouped-mmd": ("grouped", [0], {"weight": 1e3}),
+    }
+    assert _study(codecs, {"delay": {"codecs": [], "seeds": [0]}}).sweeps == {
+        "residual, quantized, closed form": ["baseline", "near", "far"],
+        "residual, quantized, closed form, delayed": ["baseline", "delayed"],
+        "grouped, quantized, closed form": ["grouped", "grouped-mmd"],
+    }
+
+
+def test_no_two_results_of_the_default_study_share_a_place(default: Study) -> None:
+    assert [path for path, times in Counter(_places(default)).items() if times > 1] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["trunk", "trunk-residual", "tokens", "residual", "text", "learned", "snapshots", "delay", "reconstruction"]
+)
+def test_a_codec_may_have_any_name(name: str) -> None:
+    models = {"delay": {"codecs": [name, "baseline"], "seeds": [0, 1]}, "flatten": {"codecs": [name], "seeds": [0]}}
+    codecs = {"baseline": ("residual", [0, 1], {}), name: ("residual", [0, 1], {"weight": 1.0})}
+    places = _places(_study(codecs, models, {name: "theirs"}))
+    assert len(set(places)) == len(places)
+    # Nor does one lie in another's folder: Snakemake would empty it with the other's outputs.
+    runs = {path for path in places if "-seed" in path}
+    assert not [(inner, outer) for outer in runs for inner in places if inner.startswith(f"{outer}/")]
+
+
+def test_no_pattern_is_named_like_a_folder_beside_the_patterns() -> None:
+    beside = {Path(path).name for path in (place.TEXT, Path(place.RECONSTRUCTION).parent)}
+    assert beside == {"text", "reconstruction"}
+    assert beside.isdisjoint(params.choices("PATTERNS"))
+
+
+def test_the_report_of_codecs_alone_leaves_out_what_needs_models(small: Study) -> None:
+    assert small.tables == list(place.TABLE_NAMES)
+    assert small.figures == list(place.FIGURE_NAMES)
+    alone = _study({"plain": ("residual", [0], {})}, {"delay": {"codecs": [], "seeds": [0]}})
+    assert set(small.tables) - set(alone.tables) == set(place.OF_MODELS)
+    assert set(small.figures) - set(alone.figures) == set(place.OF_MODELS)
+
+
+def test_importing_the_study_imports_nothing_heavy() -> None:
+    heavy = ("torch", "numpy", "pandas", "matplotlib")
+    code = f"import sys, pipeline.study; print([name for name in {heavy} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
