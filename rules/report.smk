@@ -1,32 +1,5 @@
 """Report: tables, figures and the claims."""
 
-# A study of codecs alone has none of what takes a language model, or the tokens that one learns from.
-OF_MODELS = (
-    ["total_correlation", "likelihood", "speed", "patterns"] if STUDY.models else []
-)
-TABLES = [
-    "reconstruction",
-    "dependence",
-    "estimators",
-    "calibration",
-    "scores",
-    *OF_MODELS,
-    "published",
-    "claims",
-    "findings",
-]
-FIGURES = [
-    "dependence",
-    "dependence_matrices",
-    "dependence_by_lag",
-    "calibration",
-    "reconstruction_dependence",
-    "criterion",
-    "scores",
-    *OF_MODELS,
-    "training",
-]
-
 
 rule tables:
     input:
@@ -53,9 +26,13 @@ rule tables:
                 category="Tables",
                 labels={"table": name},
             )
-            for name in TABLES
+            for name in STUDY.tables
         ],
-        expand(f"{study.TABLES}/{{name}}.{{suffix}}", name=TABLES, suffix=["md", "tex"]),
+        expand(
+            f"{study.TABLES}/{{name}}.{{suffix}}",
+            name=STUDY.tables,
+            suffix=["md", "tex"],
+        ),
         f"{study.TABLES}/metrics.json",
         f"{study.TABLES}/provenance.json",
     log:
@@ -86,9 +63,9 @@ rule figures:
                 category="Figures",
                 labels={"figure": name.replace("_", " ")},
             )
-            for name in FIGURES
+            for name in STUDY.figures
         ],
-        expand(f"{study.FIGURES}/{{name}}.svg", name=FIGURES),
+        expand(f"{study.FIGURES}/{{name}}.svg", name=STUDY.figures),
     log:
         "logs/report/figures.log",
     conda:

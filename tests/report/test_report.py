@@ -181,7 +181,7 @@ def _cut_off(figure: Figure) -> list[np.ndarray]:
     return points
 
 
-@pytest.mark.parametrize("draw", figures.DRAWN, ids=figures.FIGURES)
+@pytest.mark.parametrize("draw", figures.FIGURES.values(), ids=figures.FIGURES)
 def test_every_point_lies_within_its_axes(study: tuple[Path, str], draw: Callable[[Results], Figure]) -> None:
     root, argument = study
     with mpl.rc_context(figures.STYLE):
