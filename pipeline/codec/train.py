@@ -31,6 +31,7 @@ from pipeline.codec.independence import mmd
 from pipeline.codec.quantizer import Quantized, streams
 from pipeline.codec.spectral import log_mel_distance, mel_loss, si_sdr, soft_si_sdr
 from pipeline.files import atomic, read_array, write_json
+from pipeline.training import History, load_run, resume_run, save_run
 
 CHECKPOINT_SECONDS = 60.0
 KMEANS_FRAMES = 16  # a code
@@ -69,46 +70,33 @@ class Run:
         step = self.step if step is None else step
         return torch.Generator().manual_seed(((self.seed * 1_000_003 + step) * 7 + purpose) % 2**63)
 
-    def save(self, folder: Path) -> None:
-        """Writes `state.safetensors`."""
-        tensors: dict[str, Tensor] = {}
-        for part, module in self.modules.items():
-            tensors |= {f"{part}.{name}": value for name, value in module.state_dict().items()}
-        for part, optimizer in self.optimizers.items():
-            for index, state in optimizer.state_dict()["state"].items():
-                tensors |= {f"{part}.{index}.{name}": value for name, value in state.items()}
-        # The step is in the optimizer's state: one file says it all, and a kill cannot leave two that disagree.
-        with atomic(folder / "state.safetensors") as temporary:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
+    def save(self, path: Path, history: History, digest: str) -> None:
+        """Writes the run as it stands."""
+        save_run(path, self.modules, self.optimizers, step=self.step, history=history, digest=digest)
 
-    def load(self, folder: Path) -> None:
-        """Continues from what `save` wrote.
+    def load(self, path: Path) -> None:
+        """Continues from what `save` wrote; ValueError where that has a discriminator or a balancer and this not."""
+        self.step = load_run(path, self.modules, self.optimizers).step
 
-        Raises:
-            ValueError: it was saved with a discriminator or a balancer and this run has none, or the other way round.
-        """
-        parts: dict[str, dict] = {}
-        for name, value in load_file(folder / "state.safetensors").items():
-            part, rest = name.split(".", 1)
-            parts.setdefault(part, {})[rest] = value
-        if (found := set(parts) - set(self.optimizers)) != set(self.modules):
-            raise ValueError(f"{folder} holds {sorted(found)}, this run needs {sorted(self.modules)}: train it anew")
-        for part, module in self.modules.items():
-            module.load_state_dict(parts[part])
-        for part, optimizer in self.optimizers.items():
-            state: dict[int, dict] = {}
-            for name, value in parts.get(part, {}).items():
-                index, key = name.split(".", 1)
-                state.setdefault(int(index), {})[key] = value
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-        state = self.optimizer.state_dict()["state"]
-        self.step = int(state[0]["step"]) if state else 0
+    def resume(self, path: Path, digest: str) -> History:
+        """Continues from the checkpoint of this very run, if a killed job left one, and returns its history."""
+        saved = resume_run(path, self.modules, self.optimizers, digest)
+        self.step = saved.step if saved else self.step
+        return saved.history if saved else []
 
 
 def train(
-    run: Run, clips: "Rows", validation: Tensor, independence: params.Independence, until: int, checkpoint: Path
-) -> list[dict[str, float]]:
+    run: Run,
+    clips: "Rows",
+    validation: Tensor,
+    independence: params.Independence,
+    until: int,
+    checkpoint: Path,
+    digest: str,
+) -> History:
     """Trains to step `until` and returns the history, one row a validation.
+
+    Folder `checkpoint` keeps the run, which `digest` tells from others, every minute, and its snapshots.
 
     The independence loss gets a backward pass of its own after the other losses' gradient is clipped: every `every`-th
     step the last `every` batches are encoded again by the current encoder and one loss is taken over all their frames.
@@ -118,9 +106,9 @@ def train(
     device = validation.device
     encoder_parameters = list(run.codec.encoder.parameters())
     kept = snapshot_steps(settings)
-    history: list[dict[str, float]] = resume(run, checkpoint)
+    history = run.resume(checkpoint / "state.safetensors", digest)
     saved = time.monotonic()
-    with job.Progress(f"codec/{checkpoint.parent.name}", until, done=run.step) as progress:
+    with job.Progress("/".join(checkpoint.parts[1:-1]) or checkpoint.name, until, done=run.step) as progress:
         while run.step < until:
             quantize = run.step >= training.quantize_from
             for group in (group for optimizer in run.optimizers.values() for group in optimizer.param_groups):
@@ -176,7 +164,7 @@ def train(
             if quantize and run.step in kept:
                 save_snapshot(run.average, checkpoint, run.step)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save_checkpoint(run, history, checkpoint)
+                run.save(checkpoint / "state.safetensors", history, digest)
                 saved = time.monotonic()
     return history
 
@@ -327,30 +315,10 @@ def validate(run: Run, waveform: Tensor, quantize: bool) -> dict[str, float]:
     return result
 
 
-def save_checkpoint(run: Run, history: list[dict[str, float]], folder: Path) -> None:
-    """Keeps the run where it stands; history goes first, and rows past the saved step are dropped when it is read."""
-    with atomic(folder / "history.csv") as temporary:
-        pd.DataFrame(history).to_csv(temporary, index=False)
-    run.save(folder)
-
-
 def save_snapshot(codec: codecs.Codec, folder: Path, step: int) -> None:
     """Keeps the codec's weights as they are after `step`, beside the checkpoint."""
     with atomic(folder / f"{step}.safetensors") as temporary:
         save_file({name: value.contiguous() for name, value in codec.state_dict().items()}, temporary)
-
-
-def resume(run: Run, folder: Path) -> list[dict[str, float]]:
-    """Continues `run` from its checkpoint, if a killed job left one."""
-    if not (folder / "state.safetensors").exists():
-        return []
-    run.load(folder)
-    print(f"continuing at step {run.step} from {folder}", flush=True)
-    try:
-        history = pd.read_csv(folder / "history.csv", float_precision="round_trip")
-    except pd.errors.EmptyDataError:
-        return []
-    return history[history["step"] <= run.step].to_dict("records")
 
 
 class Rows:
@@ -408,27 +376,33 @@ def main() -> None:
         "independence": independence.model_dump(mode="json"),
         "inputs": [
             provenance.file_digest(arguments.corpus / "manifest.parquet"),
-            provenance.source_digest("pipeline.codec.train"),
+            provenance.source_digest(
+                "pipeline.codec.train",
+                params.choices("QUANTIZERS")[arguments.quantizer],
+                params.choices("ARCHITECTURES")[settings.architecture],
+            ),
         ],
     }
     if not trunk:
-        run.load(arguments.trunk)
+        run.load(arguments.trunk / "state.safetensors")
         if run.step != macro.start:
             raise ValueError(
                 f"{arguments.trunk} stands at step {run.step} and codec.independence.start is {macro.start}: "
                 "train it anew"
             )
         description["inputs"].append(provenance.file_digest(arguments.trunk / "state.safetensors"))
-    checkpoint = Path("checkpoints") / "codec" / arguments.out.name / provenance.digest(description)[:12]
+    digest = provenance.digest(description)
+    checkpoint = Path("checkpoints", "codec", *["trunk"] * trunk, arguments.out.name, digest[:12])
     started = time.monotonic()
-    history = train(run, clips, validation, independence, macro.start if trunk else training.steps, checkpoint)
+    until = macro.start if trunk else training.steps
+    history = train(run, clips, validation, independence, until, checkpoint, digest)
     print(f"trained to step {run.step} in {time.monotonic() - started:.0f} s", flush=True)
 
     with atomic(arguments.out / "history.csv") as temporary:
         pd.DataFrame(history, columns=None if history else ["step"]).to_csv(temporary, index=False)
     origin = provenance.record(description, seed=arguments.seed, device=device.type)
     if trunk:
-        run.save(arguments.out)
+        run.save(arguments.out / "state.safetensors", history, digest)
         write_json(arguments.out / "state.json", origin)
     else:
         snapshots = {step: load_file(checkpoint / f"{step}.safetensors") for step in snapshot_steps(settings)}

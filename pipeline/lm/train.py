@@ -9,7 +9,6 @@ models of different patterns see the same clips in the same order.
 
 import argparse
 import hashlib
-import json
 import math
 import time
 from dataclasses import dataclass, replace
@@ -18,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline import job, manifest, params, provenance
@@ -29,6 +26,7 @@ from pipeline.lm import model as language_model
 from pipeline.lm.conditioning import TextStates
 from pipeline.lm.model import LanguageModel, Shape, cross_entropy
 from pipeline.lm.transformer import set_matmul_precision
+from pipeline.training import History, resume_run, save_run
 
 CHECKPOINT_SECONDS = 60.0
 VALIDATIONS = 5  # per run, on the same clips
@@ -107,7 +105,7 @@ def train(
     seed: int,
     device: torch.device,
     checkpoint: Path,
-) -> tuple[LanguageModel, list[dict[str, float]]]:
+) -> tuple[LanguageModel, History]:
     """The averaged model after `sizes.steps` steps, and its history.
 
     AdamW; linear warm-up, then a cosine to zero; the gradient summed over micro-batches and its norm clipped; weights
@@ -124,7 +122,8 @@ def train(
     optimizer = adamw(model, sizes)
     tokens = hashlib.sha256(split.tokens.tobytes()).hexdigest()
     digest = provenance.digest([sizes.model_dump(mode="json"), vars(shape), seed, tokens])
-    first, history = resume(checkpoint, digest, model, average, optimizer)
+    modules, optimizers = {"model": model, "average": average}, {"optimizer": optimizer}
+    first, history = resume_run(checkpoint, modules, optimizers, digest) or (0, [])
     few = subset(validation, VALIDATION_CLIPS)
     saved = time.monotonic()
     started = saved - (history[-1]["seconds"] if history else 0.0)
@@ -162,7 +161,7 @@ def train(
                     }
                 )
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
-                save_checkpoint(checkpoint, digest, done, history, model, average, optimizer)
+                save_run(checkpoint, modules, optimizers, step=done, history=history, digest=digest)
                 saved = time.monotonic()
             progress.update(done, loss=nats.mean().item(), gradient=norm.item())
     return average, history
@@ -272,51 +271,6 @@ def metrics(
             {"lm": sizes.model_dump(mode="json")}, seed=args.seed, device=model.heads.device.type
         ),
     }
-
-
-def save_checkpoint(
-    path: Path,
-    digest: str,
-    step: int,
-    history: list[dict[str, float]],
-    model: LanguageModel,
-    average: LanguageModel,
-    optimizer: torch.optim.Optimizer,
-) -> None:
-    """Everything that `resume` needs, in one file, so that its parts cannot disagree."""
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in average.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, {"digest": digest, "step": str(step), "history": json.dumps(history)})
-
-
-def resume(
-    path: Path, digest: str, model: LanguageModel, average: LanguageModel, optimizer: torch.optim.Optimizer
-) -> tuple[int, list[dict[str, float]]]:
-    """Step to go on from and the history so far; step 0 where there is no checkpoint of this very run."""
-    if not path.exists():
-        return 0, []
-    with safe_open(path, "pt") as file:
-        about = file.metadata()
-        if about["digest"] != digest:
-            print(f"{path} is of another configuration; starting anew", flush=True)
-            return 0, []
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-    for name, value in tensors.items():
-        part, rest = name.split(".", 1)
-        parts[part][rest] = value
-    model.load_state_dict(parts["model"])
-    average.load_state_dict(parts["average"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in parts["optimizer"].items():
-        index, key = name.split(".")
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    print(f"continuing at step {about['step']} from {path}", flush=True)
-    return int(about["step"]), json.loads(about["history"])
 
 
 if __name__ == "__main__":

@@ -190,7 +190,8 @@ def study(folder: Path) -> tuple[dict, pd.DataFrame]:
     settings = params.load(ROOT / "params.yaml").model_dump(mode="json")
     settings["lm"] = {**LM, "steps": 3}
     settings["generation"] |= {"clips": 5, "batch_size": 2, "top_k": 3}
-    settings["codec"] |= {"filters": 2, "dimension": 4, "ratios": [4, 2], "codebooks": K, "codebook_size": C}
+    settings["codec"] |= {"dimension": 4, "codebooks": K, "codebook_size": C}
+    settings["codec"]["seanet"] |= {"filters": 2, "ratios": [4, 2]}
     splits = ["train"] * 8 + ["validation"] * 4 + ["test"] * 6
     manifest = pd.DataFrame(
         {
@@ -305,22 +306,12 @@ def test_a_recording_is_continued_past_the_length_of_training(tmp_path: Path, mo
         compose.main()
 
 
-def test_bad_inputs_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tokens_that_do_not_fit_the_manifest_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings, manifest = study(tmp_path)
     codec, text = params.Codec.model_validate(settings["codec"]), text_states()
-
-    def complaint(tokens: np.ndarray) -> str:
-        np.save("tokens/test.npy", tokens)
-        with pytest.raises(ValueError) as error:  # noqa: PT011, the message is what is asserted
-            train_lm.load_split(Path("tokens"), manifest, text, "test", codec)
-        return str(error.value)
-
-    assert "must be [n, 2, T], got (6, 3, 5)" in complaint(np.zeros((6, 3, 5), np.uint16))
-    assert "has 5 clips, the manifest's test split 6" in complaint(np.zeros((5, 2, 5), np.uint16))
-    assert "holds token 4, codec.codebook_size is 4" in complaint(np.full((6, 2, 5), 4, np.uint16))
-    Path("tokens/test.npy").unlink()
-    with pytest.raises(ValueError, match=r"test\.npy is missing"):
+    np.save("tokens/test.npy", np.zeros((5, 2, 5), np.uint16))
+    with pytest.raises(ValueError, match="has 5 clips, the manifest's test split 6"):
         train_lm.load_split(Path("tokens"), manifest, text, "test", codec)
 
 
