@@ -25,7 +25,7 @@ report: environment ## report.html, from what is there
 test: lint ## everything that must hold
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-quick: environment ## the tests that take seconds
+quick: lint ## the tests that take seconds
 	pytest -n 2 --dist loadfile -m "not slow"
 
 bench: environment ## what this code takes against its rivals, as ratios of one run

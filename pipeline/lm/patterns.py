@@ -10,6 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline import params
+
+# Step of codebook k `[K, 1]` at frame t `[1, T]`, given K and T.
+Rule = Callable[[Tensor, Tensor, int, int], Tensor]
+
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
@@ -57,20 +62,18 @@ def pattern(name: str, codebooks: int, frames: int) -> Pattern:
     Raises:
         ValueError: an unknown name, no codebook, or a negative number of frames.
     """
-    if name not in PATTERNS:
-        raise ValueError(f"there is no codebook pattern '{name}'; choose one of {', '.join(PATTERNS)}")
+    rule: Rule = params.choice("PATTERNS", name)
     if codebooks < 1 or frames < 0:
         raise ValueError(f"a pattern needs K >= 1 codebooks and T >= 0 frames, got K={codebooks}, T={frames}")
     k, t = torch.arange(codebooks)[:, None], torch.arange(frames)[None]
-    return Pattern(PATTERNS[name](k, t, codebooks, frames).expand(codebooks, frames).contiguous())
+    return Pattern(rule(k, t, codebooks, frames).expand(codebooks, frames).contiguous())
 
 
 def _coarse_first(k: Tensor, t: Tensor, codebooks: int, frames: int) -> Tensor:
     return t + frames * k.clamp_max(1)
 
 
-# Step of codebook k and frame t, given K and T.
-PATTERNS: dict[str, Callable[[Tensor, Tensor, int, int], Tensor]] = {
+PATTERNS: dict[str, Rule] = {
     "parallel": lambda k, t, codebooks, frames: t,
     "delay": lambda k, t, codebooks, frames: t + k,
     "partial-delay": lambda k, t, codebooks, frames: t + k.clamp_max(1),

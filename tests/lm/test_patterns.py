@@ -107,7 +107,7 @@ def test_steps_of_30_seconds_are_those_of_musicgens_table(name: str, steps: int)
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("zigzag", 4, 10), "no codebook pattern 'zigzag'"),
+        (("zigzag", 4, 10), "'zigzag' is not one of parallel, delay"),
         (("delay", 0, 10), "K=0"),
         (("delay", 4, -1), "T=-1"),
     ],

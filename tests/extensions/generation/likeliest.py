@@ -1,0 +1,23 @@
+"""A decoding mode in one file: always the likeliest token."""
+
+from torch import Tensor
+
+from pipeline.generation.sampling import Draw, factorised
+from pipeline.lm.model import LanguageModel
+
+
+def likeliest(
+    model: LanguageModel,
+    hidden: Tensor,
+    codebooks: slice,
+    uniform: Tensor,
+    *,
+    guidance_scale: float,
+    top_k: int,
+    temperature: float,
+) -> Tensor:
+    """As `factorised`, of the single likeliest token."""
+    return factorised(model, hidden, codebooks, uniform, guidance_scale=guidance_scale, top_k=1, temperature=1.0)
+
+
+DECODINGS: dict[str, Draw] = {"likeliest": likeliest}
