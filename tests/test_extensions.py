@@ -24,8 +24,8 @@ CHANGES: dict[str, Any] = {
         },
         "language_models": {"pairs": {"codecs": ["plain"], "seeds": [0]}},
     },
-    "generation": {"decoding": "likeliest", "clips": 4},
-    "evaluation": {"embedders": {"levels": 4, "cdpam": 0}, "seconds": 4.5},
+    "generation": {"decoding": "likeliest"},
+    "evaluation": {"embedders": {"levels": 8, "cdpam": 0}, "seconds": 4.5},
     "report": {"claims": ["C1", "C6", "LOUD"]},
 }
 
