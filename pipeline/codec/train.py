@@ -241,7 +241,8 @@ def combined(losses: dict[str, Tensor], output: Tensor, run: Run) -> Tensor:
     minimised = {**losses, "si_sdr": -losses["si_sdr"]}
     if balancer := run.modules.get("balancer"):
         return balancer(minimised, output)
-    return sum(weight * minimised[name] for name, weight in run.settings.training.output_weights.items())
+    weighted = [weight * minimised[name] for name, weight in run.settings.training.output_weights.items()]
+    return sum(weighted[1:], weighted[0])
 
 
 def independence_loss(run: Run, waveforms: list[Tensor], independence: params.Independence) -> Tensor:
@@ -277,8 +278,8 @@ def average(run: Run, decay: float) -> None:
     """Moves the average of the weights; the codebooks, averages already, are copied."""
     for target, source in zip(run.average.parameters(), run.codec.parameters(), strict=True):
         target.lerp_(source, 1 - decay)
-    for target, source in zip(run.average.buffers(), run.codec.buffers(), strict=True):
-        target.copy_(source)
+    for copied, buffer in zip(run.average.buffers(), run.codec.buffers(), strict=True):
+        copied.copy_(buffer)
 
 
 @torch.no_grad()

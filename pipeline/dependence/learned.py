@@ -129,23 +129,23 @@ def measure(
     `given_others` I(k; all others) for every k.
     """
     codebooks = len(splits.test)
-    found: dict[tuple[int, ...], Bound] = {}
+    bounds_of: dict[tuple[int, ...], Bound] = {}
 
     def bound(target: int, others: list[int]) -> Bound:
         chosen = (target, *others)
-        if chosen not in found:
+        if chosen not in bounds_of:
             bits = surprise(splits.of(list(chosen)), codebook_size, settings.learned, settings.seed)
             counts = np.zeros((track.max() + 1, codebook_size))
             np.add.at(counts, (track, splits.test[target].numpy()), 1)
-            found[chosen] = Bound(counts, np.bincount(track, weights=bits))
+            bounds_of[chosen] = Bound(counts, np.bincount(track, weights=bits))
             progress()
-        return found[chosen]
+        return bounds_of[chosen]
 
     drawn = statistics.multiplicities(track.max() + 1, settings.bootstrap, settings.seed)
     whole = np.ones((1, track.max() + 1))
 
     def estimate(bounds: list[Bound]) -> statistics.Estimate:
-        value, resamples = (sum(each.drawn(times) for each in bounds) for times in (whole, drawn))
+        value, resamples = (np.sum([each.drawn(times) for each in bounds], axis=0) for times in (whole, drawn))
         return statistics.interval(float(value[0]), resamples, confidence)
 
     previous = [bound(k, list(range(k))) for k in range(1, codebooks)]
@@ -240,18 +240,18 @@ def main() -> None:
     aligned, tracks = _read(args.tokens, clips, codec), manifest.track_numbers(manifest.of_split(clips, "test"))
     # The last codebook's others are all that come before it: one network for both.
     networks = len(ALIGNMENTS) * (2 * codebooks - 2)
-    found = {}
+    alignments = {}
     with job.Progress(f"difference-of-entropies/{args.tokens.name}", networks, "network") as progress:
         done = count(1)
         for name, splits in aligned.items():
             length = splits.test.shape[1] // len(tracks)
-            found[name] = measure(
+            alignments[name] = measure(
                 splits, np.repeat(tracks, length), size, settings, confidence, lambda: progress.update(next(done))
             )
     used = {"dependence": settings.model_dump(), "codebook_size": size, "confidence": confidence}
     result = {
         "codec": args.tokens.name,
-        "alignments": found,
+        "alignments": alignments,
         "controls": controls(aligned["equal_time"], size, settings),
         "confidence": confidence,
         "provenance": provenance.record(used, seed=settings.seed),

@@ -4,12 +4,12 @@ Every pair of codebooks is measured at equal time, under the delay shift and by 
 `pipeline.dependence.information`; the report reads the one that `pipeline.dependence.calibration` chooses. What the
 codebooks share beyond pairs no histogram of this size can tell: `pipeline.dependence.learned`.
 
-Frames are not independent: neighbours are alike, and a track keeps to its own codes. So a value is that of its tracks,
-and falls with every track that is added (in the default study's first baseline the first two codebooks share 0.9 bits
-in 29 held-out tracks, 0.4 in the 154 of the training split): compare codecs on the same tracks only. Intervals are over
-whole tracks. No estimator here knows of frames that are alike; `controls` shows what bias that leaves: where the
-truth is 0, the one that calibration chose says 0.24 bits on that baseline, of 2.9 summed over pairs, and 0.14 of 1.8
-with the loss.
+Frames are not independent: neighbours are alike, and a track keeps to its own codes. So a value belongs to its set of
+tracks and falls as tracks are added: in the default study's first baseline, the first two codebooks share 0.9 bits in 29
+held-out tracks and 0.4 bits in the 154 of the training split. Compare codecs on the same tracks only. Intervals are over
+whole tracks. No estimator here accounts for frames that are alike; `controls` measures the bias that remains. Where the
+true value is 0, the estimator that calibration chose gives 0.24 bits on that baseline, which has 2.9 bits summed over
+pairs, and 0.14 bits with the loss, where the sum is 1.8.
 """
 
 from pathlib import Path
@@ -41,14 +41,14 @@ class Pairwise(NamedTuple):
     normalised_by_minimum: np.ndarray  # [P], over min(H(a), H(b)): at most 1
 
     @classmethod
-    def of(cls, found: Information) -> "Pairwise":
+    def of(cls, estimates: Information) -> "Pairwise":
         """With both normalised values; a codebook that always says the same shares nothing: 0, not 0 / 0."""
-        first, second = found.entropy[np.transpose(pairs(len(found.entropy)))]
+        first, second = estimates.entropy[np.transpose(pairs(len(estimates.entropy)))]
         return cls(
-            found.entropy,
-            found.mutual,
+            estimates.entropy,
+            estimates.mutual,
             *(
-                np.divide(found.mutual, entropy, out=np.zeros_like(entropy), where=entropy > 1e-9)
+                np.divide(estimates.mutual, entropy, out=np.zeros_like(entropy), where=entropy > 1e-9)
                 for entropy in (first + second, np.minimum(first, second))
             ),
         )
@@ -69,8 +69,8 @@ class Sample(NamedTuple):
     def intervals(self, estimator: str, measure: str, draw: dict[str, Any]) -> list[statistics.Estimate]:
         """Estimates of each number of a field of `Pairwise`, or of `totals`; `draw` is how the tracks are drawn."""
         value, *left_out = (
-            found.totals() if measure == "totals" else getattr(found, measure)
-            for found in (self.whole[estimator], *self.left_out[estimator])
+            estimates.totals() if measure == "totals" else getattr(estimates, measure)
+            for estimates in (self.whole[estimator], *self.left_out[estimator])
         )
         return [statistics.jackknife(v, each, **draw) for v, each in zip(value, np.transpose(left_out), strict=True)]
 
@@ -83,8 +83,8 @@ def pairwise(codes: np.ndarray, orders: list[np.ndarray], codebook_size: int) ->
     Raises:
         ValueError: `codes` is not integer `[K, M]`, K > 1, has fewer frames than codes, or holds a code out of range.
     """
-    found = information(_histograms(codes, codebook_size))
-    return _with_baseline(found, _baseline(orders, codebook_size))
+    estimates = information(_histograms(codes, codebook_size))
+    return _with_baseline(estimates, _baseline(orders, codebook_size))
 
 
 def delay_shift(codes: np.ndarray) -> np.ndarray:
@@ -146,8 +146,8 @@ def sample(codes: np.ndarray, track: np.ndarray, codebook_size: int, shuffles: i
             )
             for total, streams in ((counts, flat), (order_counts, orders[0]))
         )
-        found = _with_baseline(information(rest), information(order_rest, ["plug_in"])["plug_in"].mutual)
-        for name, values in found.items():
+        estimates = _with_baseline(information(rest), information(order_rest, ["plug_in"])["plug_in"].mutual)
+        for name, values in estimates.items():
             left_out[name].append(values)
     return Sample(_with_baseline(information(counts), baseline), left_out, baseline)
 
@@ -159,14 +159,14 @@ def measure(
 
     Resample r draws the same tracks whatever the codec and the alignment, so resampled values of two can be paired.
     """
-    found = sample(codes, tracks, codebook_size, settings.shuffles, settings.seed)
-    draw = {"resamples": settings.bootstrap, "seed": settings.seed, "confidence": confidence}
+    sampled = sample(codes, tracks, codebook_size, settings.shuffles, settings.seed)
+    draw: dict[str, Any] = {"resamples": settings.bootstrap, "seed": settings.seed, "confidence": confidence}
     estimators = {}
     for name in ESTIMATORS:
-        whole, totals = found.whole[name], found.intervals(name, "totals", draw)
+        whole, totals = sampled.whole[name], sampled.intervals(name, "totals", draw)
         estimators[name] = {
             "entropy": whole.entropy.tolist(),
-            "mutual_information": [e.json() for e in found.intervals(name, "mutual_information", draw)],
+            "mutual_information": [e.json() for e in sampled.intervals(name, "mutual_information", draw)],
             "normalised_by_sum": whole.normalised_by_sum.tolist(),
             "normalised_by_minimum": whole.normalised_by_minimum.tolist(),
             "total": {measure: e.json(resamples=True) for measure, e in zip(SUMS, totals, strict=True)},
@@ -175,9 +175,9 @@ def measure(
         "frames": codes.shape[0] * codes.shape[2],
         "clips": len(codes),
         "tracks": int(tracks.max()) + 1,
-        "perplexity": (2 ** found.whole["plug_in"].entropy).tolist(),
+        "perplexity": (2 ** sampled.whole["plug_in"].entropy).tolist(),
         "pairs": pairs(codes.shape[1]),
-        "baseline": found.baseline.tolist(),
+        "baseline": sampled.baseline.tolist(),
         "estimators": estimators,
     }
 
@@ -191,17 +191,17 @@ def by_lag(
     progress: job.Progress | None = None,
 ) -> dict[str, Any]:
     """Mutual information in codes `[n, K, T]` by lag, summed over pairs, by each estimator; JSON-ready."""
-    draw = {"resamples": settings.bootstrap, "seed": settings.seed, "confidence": confidence}
+    draw: dict[str, Any] = {"resamples": settings.bootstrap, "seed": settings.seed, "confidence": confidence}
     estimators: dict[str, list[dict[str, Any]]] = {name: [] for name in ESTIMATORS}
     for step, lag in enumerate(LAGS, start=1):
         shifted = [lagged(codes, a, b, lag) for a, b in pairs(codes.shape[1])]
-        found = [sample(each, tracks, codebook_size, 1, settings.seed) for each in shifted]
+        sampled = [sample(each, tracks, codebook_size, 1, settings.seed) for each in shifted]
         for name, estimates in estimators.items():
             value, *left_out = (
                 sum(float(one.mutual_information[0]) for one in each)
                 for each in (
-                    [pair.whole[name] for pair in found],
-                    *zip(*(pair.left_out[name] for pair in found), strict=True),
+                    [pair.whole[name] for pair in sampled],
+                    *zip(*(pair.left_out[name] for pair in sampled), strict=True),
                 )
             )
             estimates.append(statistics.jackknife(value, np.array(left_out), **draw).json())
@@ -215,35 +215,35 @@ def controls(codes: np.ndarray, codebook_size: int, settings: params.Dependence)
 
     Positive: codebook 2 is a copy of codebook 1, so their mutual information is the entropy of codebook 1. Estimators
     that add entropies up are right by construction; what the other lacks is its baseline.
-    Negative: every codebook is shuffled in time, so mutual information summed over the pairs is 0.
-    Rolled: every codebook is moved in time, as a whole, by a random distance. The truth is 0 here too; what is measured
-    is the bias that comes from neighbouring frames being alike, which no estimator takes out.
+    Negative: every codebook is shuffled in time, so the true mutual information, summed over pairs, is 0.
+    Rolled: every codebook is shifted in time by a random distance of its own. The true value is 0 here too; what remains
+    is the bias due to neighbouring frames being alike, which no estimator removes.
     """
     generator = np.random.default_rng(settings.seed)
 
-    def measured(known: np.ndarray) -> dict[str, float]:
+    def total(known: np.ndarray) -> dict[str, float]:
         orders = [shuffled(known, generator) for _ in range(settings.shuffles)]
-        found = pairwise(known, orders, codebook_size)
-        return {name: float(values.mutual_information.sum()) for name, values in found.items()}
+        estimates = pairwise(known, orders, codebook_size)
+        return {name: float(values.mutual_information.sum()) for name, values in estimates.items()}
 
     distances = generator.integers(codes.shape[1], size=len(codes))
     rolled = np.stack([np.roll(stream, distance) for stream, distance in zip(codes, distances, strict=True)])
     entropy = information(histograms(codes[[0, 0]], codebook_size), ["plug_in"])["plug_in"].entropy[0]
     return {
-        "positive": {"measured": measured(codes[[0, 0]]), "truth": float(entropy)},
-        "negative": {"measured": measured(shuffled(codes, generator)), "truth": 0.0},
-        "rolled": {"measured": measured(rolled), "truth": 0.0},
+        "positive": {"measured": total(codes[[0, 0]]), "truth": float(entropy)},
+        "negative": {"measured": total(shuffled(codes, generator)), "truth": 0.0},
+        "rolled": {"measured": total(rolled), "truth": 0.0},
     }
 
 
 def _baseline(orders: list[np.ndarray], codebook_size: int) -> np.ndarray:
-    found = [information(histograms(order, codebook_size), ["plug_in"])["plug_in"].mutual for order in orders]
-    return np.mean(found, axis=0)
+    values = [information(histograms(order, codebook_size), ["plug_in"])["plug_in"].mutual for order in orders]
+    return np.mean(values, axis=0)
 
 
-def _with_baseline(found: dict[str, Information], baseline: np.ndarray) -> dict[str, Pairwise]:
-    plain = found["plug_in"]
-    all_of_them = {**found, "shuffled_baseline": plain._replace(mutual=plain.mutual - baseline)}
+def _with_baseline(estimates: dict[str, Information], baseline: np.ndarray) -> dict[str, Pairwise]:
+    plain = estimates["plug_in"]
+    all_of_them = {**estimates, "shuffled_baseline": plain._replace(mutual=plain.mutual - baseline)}
     return {name: Pairwise.of(all_of_them[name]) for name in ESTIMATORS}
 
 
@@ -254,12 +254,12 @@ def flattened(codes: np.ndarray) -> np.ndarray:
 
 def _histograms(codes: np.ndarray, codebook_size: int) -> Histograms:
     """Histograms of codes `[K, M]`, of which there must be enough."""
-    found = histograms(codes, codebook_size)
+    counts = histograms(codes, codebook_size)
     if codes.shape[1] < codebook_size:
         raise ValueError(
             f"{codes.shape[1]} frames are too few to see {codebook_size} codes; take more clips or a smaller codebook"
         )
-    return found
+    return counts
 
 
 def main() -> None:
@@ -279,13 +279,15 @@ def main() -> None:
     tracks = manifest.track_numbers(rows)
     size = codec.codebook_size
     with job.Progress(f"dependence/{args.tokens.name}", len(LAGS), "lag") as progress:
-        found = {name: measure(align(codes), tracks, size, settings, confidence) for name, align in ALIGNMENTS.items()}
+        alignments = {
+            name: measure(align(codes), tracks, size, settings, confidence) for name, align in ALIGNMENTS.items()
+        }
         lags = by_lag(codes, tracks, size, settings, confidence, progress)
     used = {"dependence": settings.model_dump(), "codebook_size": size, "confidence": confidence}
     result = {
         "codec": args.tokens.name,
         "codebook_size": size,
-        "alignments": found,
+        "alignments": alignments,
         "by_lag": lags,
         "controls": controls(flattened(codes), size, settings),
         "confidence": confidence,

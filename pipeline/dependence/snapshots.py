@@ -8,6 +8,7 @@ independent of each other, so their rank correlation is a description: no p goes
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,9 +26,9 @@ from pipeline.files import atomic, read_array, read_json
 COLUMNS = ("step", "alignment", "estimator", "mmd", "mutual_information", "entropy")
 
 
-def measured(
+def measure(
     codes: np.ndarray, codec: codecs.Codec, macro: params.IndependenceTraining, settings: params.Dependence
-) -> list[dict[str, float | str]]:
+) -> list[dict[str, Any]]:
     """MMD of codes `[n, K, T']`, and mutual information and entropy, summed, by every estimator; bits."""
     mmd = criterion(codec, torch.from_numpy(codes.astype(np.int64)), macro)
     size, rows = codec.configuration["codebook_size"], []
@@ -35,8 +36,8 @@ def measured(
         streams = flattened(align(codes))
         generator = np.random.default_rng(settings.seed)
         orders = [shuffled(streams, generator) for _ in range(settings.shuffles)]
-        for estimator, found in pairwise(streams, orders, size).items():
-            information, _, _, entropy = found.totals()
+        for estimator, dependence in pairwise(streams, orders, size).items():
+            information, _, _, entropy = dependence.totals()
             measures = {"mmd": mmd[name], "mutual_information": information, "entropy": entropy}
             rows.append({"alignment": name, "estimator": estimator, **measures})
     return rows
@@ -62,14 +63,14 @@ def main() -> None:
         step, weight = name.split(".", 1)
         snapshots.setdefault(int(step), {})[weight] = value
     codec = codecs.Codec(read_json(arguments.codec / "model.json")["configuration"]).to(device).eval()
-    found = []
+    measures: list[dict[str, Any]] = []
     for step, weights in sorted(snapshots.items()):
         codec.load_state_dict(weights)
         with job.Progress(f"snapshots/{arguments.codec.name}/{step}", len(chosen), "clip") as progress:
             codes = encoded(codec, audio, chosen, progress)
-        found += [{"step": step, **row} for row in measured(codes, codec, macro, settings)]
+        measures += [{"step": step, **row} for row in measure(codes, codec, macro, settings)]
     with atomic(arguments.out) as temporary:
-        pd.DataFrame(found, columns=list(COLUMNS)).to_csv(temporary, index=False)
+        pd.DataFrame(measures, columns=list(COLUMNS)).to_csv(temporary, index=False)
 
 
 if __name__ == "__main__":
