@@ -5,9 +5,9 @@ Every pair of codebooks is measured at equal time, under the delay shift and by 
 codebooks share beyond pairs no histogram of this size can tell: `pipeline.dependence.learned`.
 
 Frames are not independent: neighbours are alike, and a track keeps to its own codes. So a value belongs to its set of
-tracks and falls as tracks are added: in the default study's first baseline, the first two codebooks share 0.9 bits in 29
-held-out tracks and 0.4 bits in the 154 of the training split. Compare codecs on the same tracks only. Intervals are over
-whole tracks. No estimator here accounts for frames that are alike; `controls` measures the bias that remains. Where the
+tracks and falls as tracks are added: in the default study's first baseline, the first two codebooks share 0.9 bits in
+29 held-out tracks and 0.4 bits in the 154 of the training split. Compare codecs on the same tracks only. Intervals are
+over whole tracks. No estimator here accounts for frames that are alike; `controls` measures the bias that remains. Where the
 true value is 0, the estimator that calibration chose gives 0.24 bits on that baseline, which has 2.9 bits summed over
 pairs, and 0.14 bits with the loss, where the sum is 1.8.
 """
@@ -216,8 +216,8 @@ def controls(codes: np.ndarray, codebook_size: int, settings: params.Dependence)
     Positive: codebook 2 is a copy of codebook 1, so their mutual information is the entropy of codebook 1. Estimators
     that add entropies up are right by construction; what the other lacks is its baseline.
     Negative: every codebook is shuffled in time, so the true mutual information, summed over pairs, is 0.
-    Rolled: every codebook is shifted in time by a random distance of its own. The true value is 0 here too; what remains
-    is the bias due to neighbouring frames being alike, which no estimator removes.
+    Rolled: every codebook is shifted in time by a random distance of its own. The true value is 0 here too; what
+    remains is the bias due to neighbouring frames being alike, which no estimator removes.
     """
     generator = np.random.default_rng(settings.seed)
 

@@ -60,8 +60,8 @@ def main() -> None:
 
     snapshots: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in load_file(arguments.codec / "snapshots.safetensors").items():
-        step, weight = name.split(".", 1)
-        snapshots.setdefault(int(step), {})[weight] = value
+        number, weight = name.split(".", 1)
+        snapshots.setdefault(int(number), {})[weight] = value
     codec = codecs.Codec(read_json(arguments.codec / "model.json")["configuration"]).to(device).eval()
     measures: list[dict[str, Any]] = []
     for step, weights in sorted(snapshots.items()):

@@ -53,7 +53,7 @@ def test_each_snapshot_is_measured_at_both_alignments(tmp_path: Path, monkeypatc
     expected = criterion(codec, codes, settings.independence)
     for name, value in expected.items():
         assert found.loc[(12, name), "mmd"] == pytest.approx(value)
-    measured = snapshots.measured(
+    measured = snapshots.measure(
         codes.numpy(), codec, settings.independence, params.Dependence.model_validate(DEPENDENCE)
     )
     assert found.loc[12, "entropy"].tolist() == pytest.approx(
@@ -67,9 +67,9 @@ def test_codebooks_that_are_copies_share_their_whole_entropy() -> None:
     codec.quantizer.codebooks.normal_(generator=torch.Generator().manual_seed(0))
     one = np.random.default_rng(0).integers(small.C, size=(40, 1, 200))
     settings = params.Dependence.model_validate(DEPENDENCE)
-    copied = snapshots.measured(one.repeat(small.K, axis=1), codec, small.settings().independence, settings)
+    copied = snapshots.measure(one.repeat(small.K, axis=1), codec, small.settings().independence, settings)
     fresh = np.random.default_rng(1).integers(small.C, size=(40, small.K, 200))
-    free = snapshots.measured(fresh, codec, small.settings().independence, settings)
+    free = snapshots.measure(fresh, codec, small.settings().independence, settings)
     pairs = small.K * (small.K - 1) / 2
     equal_time, delayed = (row for row in copied if row["estimator"] == "plug_in")
     assert equal_time["mutual_information"] == pytest.approx(pairs * np.log2(small.C), rel=0.02)
