@@ -7,9 +7,9 @@ codebooks share beyond pairs no histogram of this size can tell: `pipeline.depen
 Frames are not independent: neighbours are alike, and a track keeps to its own codes. So a value belongs to its set of
 tracks and falls as tracks are added: in the default study's first baseline, the first two codebooks share 0.9 bits in
 29 held-out tracks and 0.4 bits in the 154 of the training split. Compare codecs on the same tracks only. Intervals are
-over whole tracks. No estimator here accounts for frames that are alike; `controls` measures the bias that remains. Where the
-true value is 0, the estimator that calibration chose gives 0.24 bits on that baseline, which has 2.9 bits summed over
-pairs, and 0.14 bits with the loss, where the sum is 1.8.
+over whole tracks. No estimator here accounts for frames that are alike; `controls` measures the bias that remains.
+Where the true value is 0, the estimator that calibration chose gives 0.24 bits on that baseline, which has 2.9 bits
+summed over pairs, and 0.14 bits with the loss, where the sum is 1.8.
 """
 
 from pathlib import Path
