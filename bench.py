@@ -443,14 +443,14 @@ def _one_generation(side: str, width: int, threads: int) -> dict[str, float]:
 
     from pipeline.exchange import musicgen
     from pipeline.generation import sampling
-    from pipeline.lm.model import LanguageModel, Shape
+    from pipeline.lm.model import LanguageModel, ModelShape
     from pipeline.lm.transformer import set_matmul_precision
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     heads, layers, codes, clips, steps, _ = MODELS[width]
     frames = steps - CODEBOOKS + 1
-    shape = Shape("delay", CODEBOOKS, codes, frames, 64, width, heads, layers, 4 * width, 0.0)
+    shape = ModelShape("delay", CODEBOOKS, codes, frames, 64, width, heads, layers, 4 * width, 0.0)
     model = LanguageModel(shape).eval()
     text, mask = torch.randn(clips, 20, 64), torch.ones(clips, 20, dtype=torch.bool)
     if side != "transformers":

@@ -100,8 +100,8 @@ def _wheel_file(wheel: Wheel, downloads: Path) -> Path:
     return verify(path, wheel.sha256)
 
 
-def _call(command: list[str], remedy: str, **options: object) -> None:
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+def _call(command: list[str], remedy: str, cwd: Path | str | None = None) -> None:
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
     if answer.returncode:
         reason = (answer.stderr.strip() or answer.stdout.strip() or "no message").splitlines()[-1]
         raise JobError(f"`{' '.join(command)}` failed ({reason}); check the network, or {remedy}")

@@ -25,8 +25,8 @@ class Balancer(nn.Module):
         super().__init__()
         self.weights, self.decay = dict(weights), decay
         # Both sums decay alike from 0; their ratio is the average. In doubles, as beta is close to 1.
-        self.register_buffer("norms", torch.zeros(len(weights), dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.float64))
+        self.norms = nn.Buffer(torch.zeros(len(weights), dtype=torch.float64))
+        self.steps = nn.Buffer(torch.zeros((), dtype=torch.float64))
 
     def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
         """A scalar whose gradient with respect to `output` `[B, T]` is g; its value means nothing. Moves the averages.
@@ -44,4 +44,5 @@ class Balancer(nn.Module):
         self.steps.mul_(self.decay).add_(1)
         scales = norms.new_tensor(list(self.weights.values())) / sum(self.weights.values())
         scales = (scales / (self.norms / self.steps + EPSILON)).to(output.dtype)
-        return (sum(scale * gradient for scale, gradient in zip(scales, gradients, strict=True)) * output).sum()
+        scaled = [scale * gradient for scale, gradient in zip(scales, gradients, strict=True)]
+        return (sum(scaled[1:], scaled[0]) * output).sum()

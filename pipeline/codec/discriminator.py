@@ -42,7 +42,7 @@ class Scale(nn.Module):
     def __init__(self, window: int, filters: int, slope: float) -> None:
         super().__init__()
         self.window, self.slope = window, slope
-        self.register_buffer("hann", torch.hann_window(window), persistent=False)
+        self.hann = nn.Buffer(torch.hann_window(window), persistent=False)
         # In EnCodec's code too, the first convolution is the only one without weight norm.
         self.layers = nn.ModuleList([_convolution(2, filters, KERNEL)])
         for dilation in DILATIONS:

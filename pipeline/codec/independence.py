@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Estimator = Literal["permutation", "closed_form"]
+Estimator = Literal["permutation", "closed_form", "audiocraft"]
 Denominator = Literal["rows", "clips"]
 Unit = Literal["variance", "median"]
 
@@ -47,7 +47,6 @@ def mmd(
     bandwidths: Sequence[float],
     unit: Unit = "variance",
     denominator: Denominator = "rows",
-    compat: Literal["audiocraft"] | None = None,
     generator: torch.Generator | None = None,
     tile: int | None = None,
 ) -> Dependence:
@@ -59,18 +58,17 @@ def mmd(
 
         mean_ij prod_k K_k[i,j] + prod_k mean_ij K_k[i,j] - 2 mean_i prod_k mean_j K_k[i,j].
 
-    `compat="audiocraft"` is the paper's released code with its faults: the permutation estimate in which N counts the
-    clips, not the rows, so that independent streams read 12 (N - B) / (B (B - 1)) with six bandwidths, and from which a
+    `"audiocraft"` is the paper's released code with its faults: the permutation estimate in which N counts the clips,
+    not the rows, so that it gives 12 (N - B) / (B (B - 1)) for independent streams with six bandwidths, and in which a
     delay drops K frames where K - 1 are incomplete.
 
     Args:
         streams: `[B, K, D, T]`.
         delay: shift stream k (from 0) right by k frames: a row then holds what the delay-pattern LM predicts at once.
-        estimator: `permutation` or `closed_form`.
+        estimator: `permutation`, `closed_form` or `audiocraft`.
         bandwidths: variances a of the Gaussians, in `unit`.
         unit: `variance`, the paper's, or `median`: of the squared distance between joint rows, without gradient.
-        denominator: what N counts in L's three factors, `rows` or, as in the released code, `clips`.
-        compat: `audiocraft` for the released code; it goes with `permutation` and sets the denominator.
+        denominator: what N counts in L's three factors: `rows`, or `clips`, which `audiocraft` means in any case.
         generator: draws the permutations.
         tile: rows of a tile's sides; the default suits the device. It changes nothing but the order of sums.
 
@@ -78,11 +76,9 @@ def mmd(
         ValueError: `streams` is not `[B, K, D, T]`, holds NaN or infinity, or leaves fewer than two rows; an option is
             unknown or does not go with another.
     """
-    if compat is not None:
-        if compat != "audiocraft" or estimator != "permutation":
-            raise ValueError(f"compat is {compat!r} with estimator {estimator!r}, not 'audiocraft' with 'permutation'")
-        denominator = "clips"
-    rows = standardised(joint_rows(streams, delay=delay, dropped=len(streams[0]) if compat and delay else None))
+    released = estimator == "audiocraft"
+    denominator = "clips" if released else denominator
+    rows = standardised(joint_rows(streams, delay=delay, dropped=len(streams[0]) if released and delay else None))
     if unit == "median":
         bandwidths = [a * median_distance(rows) for a in bandwidths]
     elif unit != "variance":
@@ -97,10 +93,10 @@ def mmd(
         if denominator != "rows":
             raise ValueError("the closed form is a mean over rows: denominator 'clips' goes with 'permutation' alone")
         estimate = _ClosedForm.apply(rows, tuple(bandwidths), tile)
-    elif estimator == "permutation":
+    elif estimator in ("permutation", "audiocraft"):
         estimate = _permutation(rows, bandwidths, count, generator, tile)
     else:
-        raise ValueError(f"estimator is {estimator!r}; it must be 'permutation' or 'closed_form'")
+        raise ValueError(f"estimator is {estimator!r}; it must be 'permutation', 'closed_form' or 'audiocraft'")
     return Dependence(estimate.clamp_min(0), estimate, len(rows))
 
 
@@ -168,8 +164,8 @@ class _KernelSum(torch.autograd.Function):
     def forward(ctx: Any, u: Tensor, v: Tensor | None, bandwidths: tuple[float, ...], tile: int) -> Tensor:
         other, wanted = (u if v is None else v), any(ctx.needs_input_grad)
         squares, other_squares = u.square().sum(-1), other.square().sum(-1)
-        left = torch.zeros_like(u) if wanted else None
-        right = left if v is None else torch.zeros_like(other) if wanted else None
+        left = torch.zeros_like(u if wanted else u[:0])
+        right = left if v is None else torch.zeros_like(other if wanted else other[:0])
         total = u.new_zeros((), dtype=torch.float64)
         for i, j in _tiles(len(u), len(other), tile, half=v is None):
             # Off the diagonal, one tile stands for the two that mirror each other.

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 from torch.nn.utils.parametrizations import weight_norm
 
 from pipeline import params
@@ -111,7 +111,7 @@ def scale_to_data(network: nn.Sequential, x: Tensor, spread: float) -> Tensor:
     """
     layers = [m for m in network.modules() if isinstance(m, nn.Conv1d | nn.ConvTranspose1d)]
 
-    def scale(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def scale(layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         target = spread if layer is layers[-1] else 1.0
         mean = output.mean(dim=(0, 2))
         deviation = output.std(dim=(0, 2)).clamp_min(1e-6)
@@ -129,7 +129,7 @@ def scale_to_data(network: nn.Sequential, x: Tensor, spread: float) -> Tensor:
             hook.remove()
 
 
-class Shape:
+class SEANetShape:
     """What SEANet is built from; `ratios` in the decoder's order."""
 
     def __init__(
@@ -166,7 +166,7 @@ class Shape:
         return [LSTM(channels, self.lstm_layers)] if self.lstm_layers else []
 
 
-def encoder(shape: Shape) -> nn.Sequential:
+def encoder(shape: SEANetShape) -> nn.Sequential:
     """Waveform `[B, 1, T]` -> latent z `[B, D, ceil(T / hop)]`; channels double at each downsampling."""
     channels = shape.filters
     layers: list[nn.Module] = [shape.conv(1, channels, shape.kernel_size)]
@@ -178,7 +178,7 @@ def encoder(shape: Shape) -> nn.Sequential:
     return nn.Sequential(*layers, *shape.recurrent(channels), last)
 
 
-def decoder(shape: Shape) -> nn.Sequential:
+def decoder(shape: SEANetShape) -> nn.Sequential:
     """Latent `[B, D, T']` -> waveform `[B, 1, T' hop]`; channels halve at each upsampling."""
     channels = shape.filters * 2 ** len(shape.ratios)
     layers: list[nn.Module] = [shape.conv(shape.dimension, channels, shape.kernel_size), *shape.recurrent(channels)]
@@ -194,7 +194,7 @@ class SEANet:
     Sizes = params.Seanet
 
     def __init__(self, sizes: params.Seanet, dimension: int) -> None:
-        shape = Shape(**sizes.model_dump(), dimension=dimension)
+        shape = SEANetShape(**sizes.model_dump(), dimension=dimension)
         self.encoder, self.decoder = encoder(shape), decoder(shape)
 
     @staticmethod
@@ -226,7 +226,7 @@ class _PaddedELU(torch.autograd.Function):
     """ELU(x) with `left` and `right` frames past its ends, each fewer than it has."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, left: int, right: int, pad_mode: PadMode) -> Tensor:
+    def forward(ctx: Any, x: Tensor, left: int, right: int, pad_mode: PadMode) -> Tensor:
         end = left + x.shape[-1]
         y = x.new_empty(*x.shape[:-1], end + right)
         torch.ops.aten.elu.out(x, out=y[..., left:end])
@@ -241,7 +241,7 @@ class _PaddedELU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         (y,) = ctx.saved_tensors
         left, end = ctx.left, ctx.end
         right = y.shape[-1] - end
@@ -260,7 +260,7 @@ class _OneChannel(torch.autograd.Function):
     """Convolution `[B, C, T]` -> `[B, 1, T - kernel + 1]` in matrix products: one a tap, and backward one for all."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         frames = x.shape[-1] - weight.shape[-1] + 1
         y = bias[:, None]
         for k, tap in enumerate(weight.unbind(-1)):
@@ -270,7 +270,7 @@ class _OneChannel(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         taps, frames = weight.shape[-1], gradient.shape[-1]
         moved = x.new_zeros(len(x), taps, x.shape[-1])  # the output's gradient, where each tap read its input

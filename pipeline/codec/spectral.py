@@ -66,7 +66,12 @@ def mel(waveform: Tensor, *, sample_rate: int, window: int, bins: int) -> Tensor
     """Mel magnitudes `[B, M, F]` of `[B, T]`, Hann window, normalised by the window's energy.
 
     M is the largest number, up to `bins` and a quarter of the window, that leaves no filter empty.
+
+    Raises:
+        ValueError: the waveforms are no longer than half a window, by which they are reflected at their ends.
     """
+    if waveform.shape[1] <= window // 2:
+        raise ValueError(f"waveforms of {waveform.shape[1]} samples are too short for a mel window of {window} samples")
     filters, hann = _filters(sample_rate, window, min(bins, window // 4), waveform.device)
     spectrum = torch.stft(waveform, window, window // 4, window=hann, center=True, return_complex=True)
     return filters @ spectrum.abs()

@@ -247,7 +247,7 @@ def combined(losses: dict[str, Tensor], output: Tensor, run: Run) -> Tensor:
 
 def independence_loss(run: Run, waveforms: list[Tensor], independence: params.Independence) -> Tensor:
     """The loss over a macro-batch of batches `[B, T]`, encoded by the current encoder."""
-    macro, released = run.settings.independence, independence.estimator == "audiocraft"
+    macro = run.settings.independence
     encode = run.codec.latent
     if macro.checkpointed:
         encode = partial(recomputed, encode, use_reentrant=False)
@@ -256,8 +256,7 @@ def independence_loss(run: Run, waveforms: list[Tensor], independence: params.In
     return mmd(
         streams(quantized, independence.stream),
         delay=independence.delay,
-        estimator="permutation" if released else independence.estimator,
-        compat="audiocraft" if released else None,
+        estimator=independence.estimator,
         bandwidths=macro.bandwidths,
         unit=macro.unit,
         generator=run.generator(3),

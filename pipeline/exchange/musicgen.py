@@ -25,13 +25,14 @@ from pipeline.codec import model as codecs
 from pipeline.exchange import encodec
 from pipeline.files import atomic, read_json, write_json
 from pipeline.lm import model as language_model
-from pipeline.lm.model import LanguageModel, Shape
+from pipeline.lm.model import LanguageModel, ModelShape
 
 if TYPE_CHECKING:
     from transformers import MusicgenForCausalLM
 
 # What every language model here is, in the words of MusicgenDecoderConfig.
-FIXED = {"activation_function": "gelu", "scale_embedding": False, "audio_channels": 1}
+FIXED: dict[str, Any] = {"activation_function": "gelu", "scale_embedding": False, "audio_channels": 1}
+SIZES = ("hidden_size", "num_codebooks", "vocab_size", "num_attention_heads", "num_hidden_layers", "ffn_dim")
 LAYER = {  # our name -> theirs, joined along the first dimension
     "self_norm": ["self_attn_layer_norm"],
     "self_qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
@@ -106,13 +107,18 @@ def from_weights(config: dict[str, Any], weights: dict[str, Tensor], frames: int
         for name, value in FIXED.items()
         if config.get(name, value) != value
     ]
+    wrong += [
+        f"{name} is {config.get(name)!r} and must be a number above 0" for name in SIZES if not _count(config.get(name))
+    ]
     if wrong:
         raise ValueError(f"no language model here is this MusicgenForCausalLM: {'; '.join(wrong)}")
+    if frames < 1:
+        raise ValueError(f"its clips have {frames} frames: max_length or max_position_embeddings is too small")
     width = config["hidden_size"]
     if PROJECTION[0] not in weights:
         weights = {**weights, PROJECTION[0]: torch.eye(width), PROJECTION[1]: torch.zeros(width)}
     model = LanguageModel(
-        Shape(
+        ModelShape(
             pattern="delay",
             codebooks=config["num_codebooks"],
             codebook_size=config["vocab_size"],
@@ -122,7 +128,7 @@ def from_weights(config: dict[str, Any], weights: dict[str, Tensor], frames: int
             heads=config["num_attention_heads"],
             layers=config["num_hidden_layers"],
             feedforward=config["ffn_dim"],
-            dropout=config.get("dropout", 0.0),
+            dropout=config.get("dropout") or 0.0,
         )
     )
     own = model.state_dict()
@@ -170,10 +176,7 @@ def load_musicgen(folder: Path) -> tuple[LanguageModel, codecs.Codec | None, dic
         config = _defaults() | config
         if (folder / PROJECTION_FILE).exists():
             weights |= load_file(folder / PROJECTION_FILE)
-        length = config["max_position_embeddings"]
-        if (folder / "generation_config.json").exists():
-            length = read_json(folder / "generation_config.json").get("max_length", length)
-        return from_weights(config, weights, length - config["num_codebooks"]), None, None
+        return from_weights(config, weights, _steps(folder, config) - config["num_codebooks"]), None, None
     if config.get("model_type") != "musicgen":
         raise ValueError(f"{folder / 'config.json'} describes a model of type {config.get('model_type')!r}")
     codec = encodec.from_weights(config["audio_encoder"], _under(weights, "audio_encoder."), folder)
@@ -182,7 +185,25 @@ def load_musicgen(folder: Path) -> tuple[LanguageModel, codecs.Codec | None, dic
     return model, codec, {"config": config["text_encoder"], "weights": _under(weights, "text_encoder.")}
 
 
-def _names(shape: Shape) -> dict[str, list[str]]:
+def _steps(folder: Path, config: dict[str, Any]) -> int:
+    """Steps of the clips that a decoder was trained on; where it sets itself no length, as many as it has positions."""
+    path = folder / "generation_config.json"
+    limit = read_json(path).get("max_length") if path.exists() else None
+    for origin, length in ((path, limit), (folder / "config.json", config.get("max_position_embeddings"))):
+        if length is not None and _count(length):
+            return int(length)
+        if length is not None:
+            raise ValueError(
+                f"{origin} gives a length of {length!r}: it must be a whole number above 0, or be left out"
+            )
+    raise ValueError(f"{folder / 'config.json'} lacks max_position_embeddings, the longest clip in steps")
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _names(shape: ModelShape) -> dict[str, list[str]]:
     """Name of each weight here -> those in MusicgenForCausalLM that, joined along their first dimension, are it."""
     codebooks = range(shape.codebooks)
     names = {

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,7 +17,7 @@ from pipeline.lm.transformer import Transformer
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What a language model is, beside its weights: the JSON saved with them."""
 
     pattern: str
@@ -31,7 +32,7 @@ class Shape:
     dropout: float
 
     @classmethod
-    def of(cls, sizes: params.LanguageModel, **rest: str | int) -> "Shape":
+    def of(cls, sizes: params.LanguageModel, **rest: Any) -> "ModelShape":
         """The shape with the sizes that params.yaml gives, and the `rest`, which codec, text and pattern give."""
         return cls(**rest, **{name: getattr(sizes, name) for name in cls.__dataclass_fields__ if name not in rest})
 
@@ -43,7 +44,7 @@ class LanguageModel(nn.Module):
     (index C) included, as in MusicGen. Heads are computed only for tokens that exist: K T of them for every pattern.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
         self.shape = shape
         self.special = shape.codebook_size
@@ -131,7 +132,7 @@ def load(folder: Path | str) -> LanguageModel:
     missing = [name for name in ("model.json", "model.safetensors") if not (folder / name).exists()]
     if missing:
         raise ValueError(f"{folder} holds no language model: {' and '.join(missing)} missing; train one there first")
-    model = LanguageModel(Shape(**read_json(folder / "model.json")))
+    model = LanguageModel(ModelShape(**read_json(folder / "model.json")))
     try:
         model.load_state_dict(load_file(folder / "model.safetensors"))
     except RuntimeError as error:

@@ -24,7 +24,7 @@ from pipeline.files import atomic, write_json
 from pipeline.lm import conditioning
 from pipeline.lm import model as language_model
 from pipeline.lm.conditioning import TextStates
-from pipeline.lm.model import LanguageModel, Shape, cross_entropy
+from pipeline.lm.model import LanguageModel, ModelShape, cross_entropy
 from pipeline.lm.transformer import set_matmul_precision
 from pipeline.training import History, resume_run, save_run
 
@@ -68,7 +68,7 @@ def main() -> None:
     text = conditioning.load(args.text)
     clips = manifest.read(args.manifest)
     train_split, validation, test = (load_split(args.tokens, clips, text, name, codec) for name in manifest.SPLITS)
-    shape = Shape.of(
+    shape = ModelShape.of(
         sizes,
         pattern=args.pattern,
         codebooks=codec.codebooks,
@@ -97,7 +97,7 @@ def main() -> None:
 
 
 def train(
-    shape: Shape,
+    shape: ModelShape,
     sizes: params.LanguageModel,
     split: Split,
     validation: Split,

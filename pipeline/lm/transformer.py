@@ -6,9 +6,9 @@ cross-attention (key, value) stacked into one matrix each.
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,8 @@ class Transformer(nn.Module):
     def __init__(self, *, width: int, heads: int, layers: int, feedforward: int, dropout: float) -> None:
         super().__init__()
         self.width, self.dropout = width, dropout
-        self.layers = nn.ModuleList(DecoderLayer(width, heads, feedforward, dropout) for _ in range(layers))
+        stack = nn.ModuleList(DecoderLayer(width, heads, feedforward, dropout) for _ in range(layers))
+        self.layers = cast("Sequence[DecoderLayer]", stack)
         self.norm = nn.LayerNorm(width)
         for layer in self.layers:
             for projection in (layer.self_out, layer.cross_out, layer.fc2):

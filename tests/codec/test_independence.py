@@ -283,9 +283,7 @@ def test_the_median_unit_multiplies_the_median_distance() -> None:
 def test_the_released_code_divides_by_clips() -> None:
     """Independent streams of 64 clips and 50 frames read 12 (N - B) / (B (B - 1)) = 8.57 under a delay of K = 4."""
     streams = torch.randn(64, 4, 128, 50, generator=seeded())
-    released = mmd(
-        streams, delay=True, estimator="permutation", bandwidths=PAPER, compat="audiocraft", generator=seeded()
-    )
+    released = mmd(streams, delay=True, estimator="audiocraft", bandwidths=PAPER, generator=seeded())
     assert released.rows == 64 * 46
     assert float(released.loss) == pytest.approx(12 * (64 * 46 - 64) / (64 * 63), rel=1e-2)
     assert float(released.loss) == pytest.approx(8.57, abs=0.02)
@@ -326,8 +324,7 @@ def test_bad_input_is_named(streams: Tensor, delay: bool, estimator: str, compla
         ({"unit": "metre"}, "unit is 'metre'; it must be 'variance' or 'median'"),
         ({"denominator": "frames"}, "denominator is 'frames' over 2 clips"),
         ({"denominator": "clips"}, "denominator 'clips' goes with 'permutation' alone"),
-        ({"compat": "audiocraft"}, "compat is 'audiocraft' with estimator 'closed_form'"),
-        ({"compat": "encodec", "estimator": "permutation"}, "compat is 'encodec'"),
+        ({"estimator": "encodec"}, "estimator is 'encodec'"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(options: dict[str, str], complaint: str) -> None:

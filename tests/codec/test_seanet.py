@@ -16,7 +16,7 @@ RATIOS = [3, 2]
 HOP = 6
 
 
-def shape(lstm_layers: int = 0, **changes: Any) -> seanet.Shape:
+def shape(lstm_layers: int = 0, **changes: Any) -> seanet.SEANetShape:
     sizes = {
         "filters": 4,
         "ratios": RATIOS,
@@ -29,7 +29,7 @@ def shape(lstm_layers: int = 0, **changes: Any) -> seanet.Shape:
         "causal": False,
         "pad_mode": "reflect",
     }
-    return seanet.Shape(**sizes | changes, lstm_layers=lstm_layers)
+    return seanet.SEANetShape(**sizes | changes, lstm_layers=lstm_layers)
 
 
 def noise(*size: int, seed: int = 0) -> Tensor:
@@ -40,7 +40,7 @@ def convolutions(network: nn.Module) -> list[nn.Conv1d | nn.ConvTranspose1d]:
     return [layer for layer in network.modules() if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d)]
 
 
-def network(shape: seanet.Shape) -> nn.Sequential:
+def network(shape: seanet.SEANetShape) -> nn.Sequential:
     return nn.Sequential(seanet.encoder(shape), seanet.decoder(shape))
 
 

@@ -116,3 +116,12 @@ def test_a_tone_shows_in_the_bin_of_its_frequency_alone() -> None:
     # 1 kHz is mel 15 of Slaney's 45.2 at 8 kHz.
     assert int(found.argmax()) in (20, 21)
     assert float(found.sort().values[-5:].sum() / found.sum()) > 0.95
+
+
+def test_a_window_longer_than_the_waveform_is_named() -> None:
+    short = torch.zeros(1, 512)
+    assert mel(torch.zeros(1, 513), sample_rate=16_000, window=1024, bins=8).isfinite().all()
+    with pytest.raises(ValueError, match="512 samples are too short for a mel window of 1024 samples"):
+        mel(short, sample_rate=16_000, window=1024, bins=8)
+    with pytest.raises(ValueError, match="too short for a mel window"):
+        mel_loss(short, short, sample_rate=16_000, windows=[256, 1024], bins=8)

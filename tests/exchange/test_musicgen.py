@@ -14,7 +14,7 @@ from pipeline.files import read_json, write_json
 from pipeline.generation.sampling import generate
 from pipeline.lm import conditioning
 from pipeline.lm import model as language_model
-from pipeline.lm.model import LanguageModel, Shape
+from pipeline.lm.model import LanguageModel, ModelShape
 
 K, C, T, D = 4, 16, 9, 8
 GREEDY = {"top_k": 1, "temperature": 1.0}
@@ -23,7 +23,7 @@ GREEDY = {"top_k": 1, "temperature": 1.0}
 def model_of(pattern: str = "delay", text_dimension: int = D) -> LanguageModel:
     torch.manual_seed(0)
     model = LanguageModel(
-        Shape(pattern, K, C, T, text_dimension, width=16, heads=2, layers=2, feedforward=32, dropout=0.1)
+        ModelShape(pattern, K, C, T, text_dimension, width=16, heads=2, layers=2, feedforward=32, dropout=0.1)
     )
     # Larger heads and livelier norms than at the start of training, so that differences show.
     model.heads.data.normal_()
@@ -180,11 +180,43 @@ def test_a_folder_that_is_no_musicgen_is_named(tmp_path: Path) -> None:
         ({"model_type": "bert"}, "a model of type 'bert'"),
         ({"audio_channels": 2}, "audio_channels is 2 and must be 1"),
         ({"num_hidden_layers": 3}, r"lacks model\.decoder\.layers\.2\.self_attn_layer_norm\.weight"),
+        ({"num_hidden_layers": None}, "num_hidden_layers is None and must be a number above 0"),
+        ({"vocab_size": "16"}, "vocab_size is '16' and must be a number above 0"),
         ({"ffn_dim": 64}, r"fc1\.weight is \[32, 16\], which config\.json does not describe"),
     ):
         write_json(tmp_path / "config.json", config | changes)
         with pytest.raises(ValueError, match=complaint):
             musicgen.load_musicgen(tmp_path)
+
+
+@pytest.mark.parametrize(("length", "frames"), [(None, 9 + T - 2 * K), (T + K, T)])
+def test_a_model_without_a_length_of_its_own_has_that_of_its_positions(
+    length: int | None, frames: int, tmp_path: Path
+) -> None:
+    musicgen.save_musicgen(model_of(), tmp_path)
+    for name, changes in (
+        ("generation_config.json", {"max_length": length}),
+        ("config.json", {"max_position_embeddings": 9 + T - K}),
+    ):
+        write_json(tmp_path / name, read_json(tmp_path / name) | changes)
+    model, *_ = musicgen.load_musicgen(tmp_path)
+    assert model.shape.frames == frames
+
+
+@pytest.mark.parametrize(
+    ("length", "complaint"),
+    [
+        ("long", r"generation_config\.json gives a length of 'long': it must be a whole number above 0"),
+        (-3, "gives a length of -3"),
+        (1, "its clips have -1 frames"),
+    ],
+)
+def test_a_length_that_cannot_be_is_named(length: Any, complaint: str, tmp_path: Path) -> None:
+    musicgen.save_musicgen(model_of(), tmp_path)
+    path = tmp_path / "generation_config.json"
+    write_json(path, read_json(path) | {"max_length": length})
+    with pytest.raises(ValueError, match=complaint):
+        musicgen.load_musicgen(tmp_path)
 
 
 def test_a_folder_is_not_written_over_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

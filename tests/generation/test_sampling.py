@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.generation.sampling import clip_uniforms, extend, generate, guide, sample
-from pipeline.lm.model import LanguageModel, Shape
+from pipeline.lm.model import LanguageModel, ModelShape
 from pipeline.lm.patterns import PATTERNS
 
 K, C, T, D = 3, 11, 7, 8
@@ -16,7 +16,7 @@ PLAIN: dict[str, Any] = {"guidance_scale": 1.0, "top_k": 1, "temperature": 1.0}
 
 def model_of(pattern: str) -> LanguageModel:
     torch.manual_seed(0)
-    model = LanguageModel(Shape(pattern, K, C, T, D, width=16, heads=2, layers=2, feedforward=32, dropout=0.0))
+    model = LanguageModel(ModelShape(pattern, K, C, T, D, width=16, heads=2, layers=2, feedforward=32, dropout=0.0))
     model.heads.data.normal_()
     return model.eval()
 

@@ -11,7 +11,7 @@ import torch
 from pipeline import params
 from pipeline.generation import sampling, speed
 from pipeline.lm.conditioning import TextStates
-from pipeline.lm.model import LanguageModel, Shape
+from pipeline.lm.model import LanguageModel, ModelShape
 
 K, C, T, D = 3, 11, 6, 8
 HOW: dict[str, Any] = {
@@ -28,7 +28,7 @@ HOW: dict[str, Any] = {
 def test_every_pattern_is_timed_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
-    shape = Shape("delay", K, C, T, D, width=16, heads=2, layers=1, feedforward=32, dropout=0.0)
+    shape = ModelShape("delay", K, C, T, D, width=16, heads=2, layers=1, feedforward=32, dropout=0.0)
     model = LanguageModel(shape).eval()
     text = TextStates(torch.randn(5, D).half(), torch.tensor([0, 2, 5]), ["a", "b"])
     clips = pd.DataFrame({"clip_id": ["x", "y"], "caption_0": ["a", "b"]})

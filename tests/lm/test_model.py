@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.lm import model as language_model
-from pipeline.lm.model import LanguageModel, Shape, cross_entropy
+from pipeline.lm.model import LanguageModel, ModelShape, cross_entropy
 from pipeline.lm.patterns import PATTERNS
 from pipeline.lm.transformer import Transformer, set_matmul_precision
 
@@ -18,7 +18,7 @@ K, C, T, D = 3, 11, 6, 8
 def model_of(pattern: str, **sizes: int) -> LanguageModel:
     torch.manual_seed(0)
     shape = {"width": 16, "heads": 2, "layers": 2, "feedforward": 32, "dropout": 0.0, **sizes}
-    model = LanguageModel(Shape(pattern, K, C, T, D, **shape))
+    model = LanguageModel(ModelShape(pattern, K, C, T, D, **shape))
     # Larger heads than at the start of training, so that differences show.
     model.heads.data.normal_()
     return model.eval()

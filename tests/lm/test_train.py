@@ -18,7 +18,7 @@ from pipeline.lm import conditioning
 from pipeline.lm import model as language_model
 from pipeline.lm import train as train_lm
 from pipeline.lm.conditioning import TextStates
-from pipeline.lm.model import LanguageModel, Shape
+from pipeline.lm.model import LanguageModel, ModelShape
 from pipeline.lm.patterns import PATTERNS
 from pipeline.lm.train import Split
 
@@ -57,8 +57,8 @@ def copied_chains(clips: int, seed: int) -> tuple[np.ndarray, float]:
     return np.stack([chain, (chain + noise) % C], axis=1), bits
 
 
-def shape(pattern: str, model: params.LanguageModel) -> Shape:
-    return Shape.of(model, pattern=pattern, codebooks=K, codebook_size=C, frames=T, text_dimension=D)
+def shape(pattern: str, model: params.LanguageModel) -> ModelShape:
+    return ModelShape.of(model, pattern=pattern, codebooks=K, codebook_size=C, frames=T, text_dimension=D)
 
 
 def run(pattern: str, model: params.LanguageModel, folder: Path, clips: int = 16) -> tuple:

@@ -10,7 +10,7 @@ from pipeline import params
 from pipeline.audio import Audio
 from pipeline.corpus.source import Open, Source, Track
 
-TRACKS, RATE, SECONDS = 24, 16_000, 10  # RATE in Hz
+TRACKS, RATE, SECONDS = 40, 16_000, 20  # RATE in Hz
 
 
 def open_tones(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
