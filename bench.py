@@ -134,7 +134,13 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
     waveform = 0.1 * torch.randn(training.batch_size, samples)
     # transformers cannot do without recurrent layers, nor with a norm of the latent.
     codec = codecs.Codec(
-        codecs.configuration(settings.model_copy(update={"lstm_layers": 1, "latent_norm": False}), rate, "residual")
+        codecs.configuration(
+            settings.model_copy(
+                update={"seanet": settings.seanet.model_copy(update={"lstm_layers": 1}), "latent_norm": False}
+            ),
+            rate,
+            "residual",
+        )
     )
     if side == "ours":
         seanet.scale_to_data(codec.encoder, waveform[:, None], 1.0)

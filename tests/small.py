@@ -90,6 +90,13 @@ GENERATION = {
 }
 
 
+def changed(**changes: Any) -> dict[str, Any]:
+    """The small codec's section of the parameters, some changed, SEANet's sizes among them."""
+    sizes = {name: value for name, value in changes.items() if name in CODEC["seanet"]}
+    rest = {name: value for name, value in changes.items() if name not in sizes}
+    return CODEC | {"seanet": CODEC["seanet"] | sizes} | rest
+
+
 def settings(training: dict[str, Any] | None = None, **independence: Any) -> params.Codec:
     """The small codec's parameters, some changed."""
     whole = {"training": TRAINING | (training or {}), "independence": INDEPENDENCE | independence}

@@ -116,7 +116,7 @@ def c2(results: Results) -> Claim:
     """
     findings, alpha = [], 1 - results.confidence
     runs = [run for run in results.study.runs if results.study.codecs[run.codec].quantizer == PAPER]
-    for alignment, where in ALIGNMENTS.items():
+    for alignment, where in ALIGNMENTS.items() if runs else ():
         mmd = np.array([results.codec(*run)["mmd"][alignment] for run in runs])
         information = np.array([results.total(*run, alignment, "mutual_information").value for run in runs])
         positive = statistics.rank_correlation(mmd, information)

@@ -203,9 +203,13 @@ def reconstruction_dependence(results: Results) -> Figure:
 
 
 def criterion(results: Results) -> Figure:
-    """MMD against mutual information: the codecs as trained, and snapshots of them in training."""
+    """MMD against mutual information: the codecs as trained, and snapshots of them in training.
+
+    Of codecs with the paper's quantizer, or of all where none has it.
+    """
     figure, axes = _figure(2, 2, (9, 7))
-    paper = [run for run in results.study.runs if results.study.codecs[run.codec].quantizer == PAPER]
+    runs = results.study.runs
+    paper = [run for run in runs if results.study.codecs[run.codec].quantizer == PAPER] or runs
     names = list(dict.fromkeys(run.codec for run in paper))
     for (above, below), (alignment, where) in zip(axes.T, ALIGNMENTS.items(), strict=True):
         last = [

@@ -15,7 +15,7 @@ from pipeline.files import read_json, write_json
 
 def new(quantizer: str = "residual", **changes: Any) -> codecs.Codec:
     torch.manual_seed(0)
-    settings = params.Codec.model_validate(small.CODEC | changes)
+    settings = params.Codec.model_validate(small.changed(**changes))
     codec = codecs.Codec(codecs.configuration(settings, small.RATE, quantizer)).eval()
     codec.quantizer.codebooks.normal_(0, 0.1)
     return codec

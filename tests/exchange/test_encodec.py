@@ -55,7 +55,7 @@ def codec_of(settings: dict[str, Any], rate: int = small.RATE, quantizer: str = 
 
 def small_codec(quantizer: str = "residual", **changes: Any) -> codecs.Codec:
     """A codec whose signals have spread at every layer, and whose codebooks lie among its latents."""
-    codec = codec_of(small.CODEC | MANY | changes, quantizer=quantizer)
+    codec = codec_of(small.changed(**MANY | changes), quantizer=quantizer)
     spread(codec, noise())
     return codec
 
@@ -129,7 +129,7 @@ def test_the_papers_codec_is_the_same_in_transformers(pad_mode: str) -> None:
     """The sizes of `facebook/encodec_32khz`, with audiocraft's default edges and with transformers'."""
     from transformers import EncodecConfig
 
-    codec = codec_of(merged(PARAMS, PAPER)["codec"] | {"pad_mode": pad_mode}, rate=32_000)
+    codec = codec_of(merged(merged(PARAMS, PAPER)["codec"], {"seanet": {"pad_mode": pad_mode}}), rate=32_000)
     waveform = noise(samples=16_000)
     spread(codec, waveform)
     model = encodec.to_transformers(codec)
@@ -191,7 +191,7 @@ def test_codes_at_a_lower_bandwidth_are_the_first_streams() -> None:
 
 @pytest.mark.parametrize(("codebooks", "size", "rate"), [(4, 2048, 50), (3, 32, 67), (6, 2048, 31), (1, 2048, 91)])
 def test_no_codebook_is_lost_to_the_rounding_of_a_bandwidth(codebooks: int, size: int, rate: int) -> None:
-    codec = codec_of(small.CODEC | MANY | {"codebooks": codebooks, "codebook_size": size}, rate=16 * rate)
+    codec = codec_of(small.changed(**MANY | {"codebooks": codebooks, "codebook_size": size}), rate=16 * rate)
     model = encodec.to_transformers(codec)
     assert len(model.quantizer.layers) == codebooks
     assert model.encode(noise()[:, None]).audio_codes.shape[2] == codebooks
@@ -292,7 +292,7 @@ def test_a_codec_with_latent_norm_comes_with_its_code(
     ],
 )
 def test_what_transformers_cannot_be_is_named(changes: dict[str, Any], complaint: str, tmp_path: Path) -> None:
-    codec = codec_of(small.CODEC | MANY | changes)
+    codec = codec_of(small.changed(**MANY | changes))
     with pytest.raises(ValueError, match=complaint):
         encodec.save_encodec(codec, tmp_path)
     assert not list(tmp_path.iterdir())

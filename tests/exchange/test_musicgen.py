@@ -208,7 +208,7 @@ def test_a_model_without_a_length_of_its_own_has_that_of_its_positions(
     [
         ("long", r"generation_config\.json gives a length of 'long': it must be a whole number above 0"),
         (-3, "gives a length of -3"),
-        (1, "its clips have -1 frames"),
+        (1, "its clips have -3 frames"),
     ],
 )
 def test_a_length_that_cannot_be_is_named(length: Any, complaint: str, tmp_path: Path) -> None:

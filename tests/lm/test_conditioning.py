@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
 from text_encoders import small_t5
@@ -42,16 +41,9 @@ def test_an_unknown_caption_is_named() -> None:
         text_states().rows(["a", "polka"])
 
 
-def test_missing_files_and_captions_are_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"states\.safetensors and captions\.parquet missing"):
         conditioning.load(tmp_path)
-    with pytest.raises(ValueError, match="no column caption_0"):
-        conditioning.caption_columns(pd.DataFrame({"caption": ["a"]}))
-
-
-def test_caption_columns_come_in_order() -> None:
-    manifest = pd.DataFrame({"caption_1": ["b"], "clip_id": ["x"], "caption_0": ["a"]})
-    assert conditioning.caption_columns(manifest) == ["caption_0", "caption_1"]
 
 
 def test_t5s_states_are_those_of_its_encoder(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ def loud(results: Results) -> Claim:
 
     Decided by FAD-Levels of the floor: lower than 1000.
     """
-    distance = results.fad(FLOOR, "levels")
-    assert distance is not None
+    distance = results.distances(FLOOR, "fad")["levels"]
     verdict = lower(distance, 1000)
     finding = Finding("FAD-Levels", "floor", "", distance.value, distance.low, distance.high, verdict)
     return Claim("Real music is near real music", "FAD-Levels of the floor", verdict, "the test split", [finding])
