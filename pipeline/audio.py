@@ -190,8 +190,8 @@ def _opened(stream: BinaryIO, name: str) -> _Onward:
 
 def _lacks_data(log: str) -> bool:
     """Whether libsndfile met the end of a file of plain samples before the end that its header states."""
-    found = [(int(stated), int(there)) for stated, there in SHORT.findall(log)]
-    return any(stated > there + HEADER_BYTES and stated not in UNKNOWN_SIZES for stated, there in found)
+    sizes = [(int(stated), int(there)) for stated, there in SHORT.findall(log)]
+    return any(stated > there + HEADER_BYTES and stated not in UNKNOWN_SIZES for stated, there in sizes)
 
 
 def mended_wav(encoded: bytes) -> bytes:

@@ -84,8 +84,8 @@ def downloads_folder(downloads: Path | str) -> Path:
 
 def verify(path: Path, sha256: str) -> Path:
     """`path`, if its SHA-256 is `sha256`; JobError otherwise."""
-    if (found := file_digest(path)) != sha256:
-        raise JobError(f"{path} has SHA-256 {found}, expected {sha256}: remove it and run again")
+    if (actual := file_digest(path)) != sha256:
+        raise JobError(f"{path} has SHA-256 {actual}, expected {sha256}: remove it and run again")
     return path
 
 

@@ -75,13 +75,16 @@ NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
-def _without_repeats(values: list[int]) -> list[int]:
+def _without_repeats(values: list[Any]) -> list[Any]:
     if repeated := sorted({value for value in values if values.count(value) > 1}):
-        raise ValueError(f"{repeated} stand there more than once, and a seed counts once")
+        raise ValueError(f"{repeated} more than once: name each once, or it would count twice")
     return values
 
 
-Seeds = Annotated[list[Natural], Field(min_length=1), AfterValidator(_without_repeats)]
+Once = AfterValidator(_without_repeats)
+
+
+Seeds = Annotated[list[Natural], Field(min_length=1), Once]
 Windows = Annotated[list[Annotated[int, Field(ge=4)]], Field(min_length=1)]  # samples, hop a quarter of each
 Source = Annotated[str, AfterValidator(_one_of("SOURCES"))]
 Architecture = Annotated[str, AfterValidator(_one_of("ARCHITECTURES"))]
@@ -116,7 +119,7 @@ class StudyCodec(_Section):
 class LanguageModels(_Section):
     """Which codecs, trained with which seeds, get a language model of one codebook pattern; none, if none is named."""
 
-    codecs: list[Name]
+    codecs: Annotated[list[Name], Once]
     seeds: Seeds
 
 
@@ -143,13 +146,13 @@ class Study(_Section):
 class Soundtracks(_Section):
     """Eight game soundtracks packaged by Debian."""
 
-    packages: Annotated[list[str], Field(min_length=1)]
+    packages: Annotated[list[str], Field(min_length=1), Once]
 
 
 class Scores(_Section):
     """Scores from music21's corpus, rendered with a sound font."""
 
-    collections: Annotated[list[str], Field(min_length=1)]
+    collections: Annotated[list[str], Field(min_length=1), Once]
     works: Count  # per collection
     renditions: Count  # per work, each with its own instruments, tempo and transposition
     seconds: Positive  # of each rendition that are kept
@@ -398,7 +401,7 @@ class Generation(_Section):
 class Speed(_Section):
     """Timing of generation by every codebook pattern."""
 
-    batch_sizes: Annotated[list[Count], Field(min_length=1)]  # clips
+    batch_sizes: Annotated[list[Count], Field(min_length=1), Once]  # clips
     repeats: Count
 
 
@@ -434,7 +437,7 @@ class Report(_Section):
     """Tables and figures."""
 
     confidence: Fraction
-    claims: list[Claim]
+    claims: Annotated[list[Claim], Once]
 
 
 class Runtime(_Section):

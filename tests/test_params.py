@@ -107,8 +107,10 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         ("generation.decoding", "greedy", "generation.decoding: 'greedy' is not one of factorised"),
         ("evaluation.embedders.vgg", 3, "'vgg' is not one of musicnn-mtt, "),
         ("report.claims", ["C1", "C99"], "report.claims.1: 'C99' is not one of C1, C2,"),
-        ("study.codecs.mmd.seeds", [0, 0], r"study.codecs.mmd.seeds: \[0\] stand there more than once"),
-        ("study.language_models.delay.seeds", [1, 0, 1], r"delay.seeds: \[1\] stand there more than once"),
+        ("study.codecs.mmd.seeds", [0, 0], r"study.codecs.mmd.seeds: \[0\] more than once: name each once"),
+        ("study.language_models.delay.seeds", [1, 0, 1], r"delay.seeds: \[1\] more than once"),
+        ("study.language_models.delay.codecs", ["mmd", "mmd"], r"delay.codecs: \['mmd'\] more than once"),
+        ("report.claims", ["C1", "C1"], r"report.claims: \['C1'\] more than once"),
         ("codec.codebooks", 0, "codec.codebooks: Input should be greater than 0"),
         (
             "study.codecs.mmd.quantizer",

@@ -77,8 +77,8 @@ def criterion(codec: codecs.Codec, codes: Tensor, macro: params.IndependenceTrai
     for name, delay in (("equal_time", False), ("delayed", True)):
         rows = joint_rows(vectors, delay=delay)
         few = rows[:: math.ceil(len(rows) / MMD_ROWS), :, :, None]  # each row a clip of one frame
-        found = mmd(few, delay=False, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
-        estimates[name] = float(found.estimate)
+        dependence = mmd(few, delay=False, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
+        estimates[name] = float(dependence.estimate)
     return estimates
 
 

@@ -319,10 +319,10 @@ def _sound_font() -> Path:
 
 
 def _package(name: str) -> Path:
-    found = importlib.util.find_spec(name)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
         raise JobError(f"the package {name} is not installed: run `make environment`")
-    return Path(found.origin).parent
+    return Path(spec.origin).parent
 
 
 def open_scores(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:

@@ -135,10 +135,10 @@ def from_weights(config: dict[str, Any], weights: dict[str, Tensor], frames: int
     for name, parts in _names(model.shape).items():
         if missing := [part for part in parts if part not in weights]:
             raise ValueError(f"the checkpoint lacks {missing[0]}: give one whose weights are whole")
-        found = torch.cat([weights[part].float() for part in parts])
-        if found.numel() != own[name].numel():
+        whole = torch.cat([weights[part].float() for part in parts])
+        if whole.numel() != own[name].numel():
             raise ValueError(f"{parts[0]} is {list(weights[parts[0]].shape)}, which config.json does not describe")
-        own[name].copy_(found.view_as(own[name]))
+        own[name].copy_(whole.view_as(own[name]))
     return model.eval()
 
 
@@ -226,13 +226,13 @@ def _names(shape: ModelShape) -> dict[str, list[str]]:
 def _theirs(model: LanguageModel) -> dict[str, Tensor]:
     """State dict of the MusicgenForCausalLM that `model` is."""
     own = model.state_dict()
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, parts in _names(model.shape).items():
         if name.startswith("text_projection."):
             continue
         whole = own[name].flatten(0, 1) if name == "heads" else own[name]
-        found |= dict(zip(parts, (part.clone() for part in whole.chunk(len(parts))), strict=True))
-    return found
+        tensors |= dict(zip(parts, (part.clone() for part in whole.chunk(len(parts))), strict=True))
+    return tensors
 
 
 def _defaults() -> dict[str, Any]:
@@ -247,15 +247,15 @@ def _weights(folder: Path) -> dict[str, Tensor]:
     """Tensors of `model.safetensors`, or of the files that its index names."""
     index = folder / "model.safetensors.index.json"
     names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name in names:
         if not (folder / name).exists():
             raise ValueError(
                 f"{folder / name} is missing: give a checkpoint in safetensors, as `save_pretrained` writes it"
             )
         with safe_open(folder / name, "pt") as file:
-            found |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dictionary
-    return found
+            tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dictionary
+    return tensors
 
 
 def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

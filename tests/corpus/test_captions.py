@@ -2,11 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import small
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,18 +18,7 @@ RATE = 16_000
 TIME = np.arange(10 * RATE) / RATE
 SETTINGS = params.Captions(tag_threshold=0.2, max_tags=2, paraphrases=3, seed=0)
 BANDS = captions.Bands(np.array([-30.0, -20.0]), np.array([500.0, 1500.0]))
-CORPUS: dict[str, Any] = {
-    "source": "scores",
-    "sample_rate": RATE,
-    "clip_seconds": 10,
-    "clips_per_track": 5,
-    "silence_db": -50,
-    "split": {"salt": "", "validation": 0.1, "test": 0.1},
-    "max_cosine": 0.9,
-    "soundtracks": {"packages": ["x"]},
-    "scores": {"collections": ["bach"], "works": 1, "renditions": 1, "seconds": 30},
-    "local": {"audio": "", "metadata": ""},
-}
+CORPUS = small.CORPUS | {"sample_rate": RATE, "clip_seconds": 10}
 
 
 def metronome(bpm: float) -> np.ndarray:

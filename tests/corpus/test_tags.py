@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small
 
 from pipeline.corpus import tags
 from pipeline.pretrained import musicnn
@@ -26,18 +27,7 @@ def test_every_clip_of_a_corpus_is_tagged(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     clips = np.random.default_rng(0).integers(-3000, 3000, (3, 50_000)).astype(np.int16)
     np.save(tmp_path / "audio.npy", clips)
-    corpus = {
-        "source": "scores",
-        "sample_rate": 16_000,
-        "clip_seconds": 3.125,
-        "clips_per_track": 1,
-        "silence_db": -50,
-        "split": {"salt": "", "validation": 0.1, "test": 0.1},
-        "max_cosine": 0.9,
-        "soundtracks": {"packages": ["x"]},
-        "scores": {"collections": ["bach"], "works": 1, "renditions": 1, "seconds": 4},
-        "local": {"audio": "", "metadata": ""},
-    }
+    corpus = small.CORPUS | {"sample_rate": 16_000, "clip_seconds": 3.125}
     given = ["--params", json.dumps({"corpus": corpus}), "--corpus", ".", "--downloads", DOWNLOADS, "--out", "tags.npz"]
     monkeypatch.setattr(tags, "AT_ONCE", 1)
     found = []
