@@ -94,5 +94,5 @@ def test_imports_run_one_way() -> None:
 
 
 def test_no_package_re_exports() -> None:
-    for path in (ROOT / "pipeline").glob("*/__init__.py"):
+    for path in (ROOT / "pipeline").rglob("__init__.py"):
         assert path.read_text() == ""
