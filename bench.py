@@ -1,12 +1,12 @@
 """Benchmarks: time and memory of this project's parts against their rivals, as ratios of medians from one run.
 
     make bench                          # all
-    python tests/bench.py loss 2944     # one, of a size
-    python tests/bench.py codec
-    python tests/bench.py dependence 10000000   # at full size
-    python tests/bench.py scores 8      # with so many clips a side
-    python tests/bench.py cdpam 2       # with so many seconds of audio
-    python tests/bench.py generation 256 --threads 2     # one, of a width
+    python bench.py loss 2944     # one, of a size
+    python bench.py codec
+    python bench.py dependence 10000000   # at full size
+    python bench.py scores 8      # with so many clips a side
+    python bench.py cdpam 2       # with so many seconds of audio
+    python bench.py generation 256 --threads 2     # one, of a width
 
 Every measurement is a process of its own, and the sides take turns, so that neither a busy minute nor the other's
 memory falls on one side alone.
