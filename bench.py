@@ -98,7 +98,7 @@ def _turns(what: str, size: int, sides: dict[str, dict[str, str]], threads: int,
     }
 
 
-def _codec(_: int, threads: int) -> None:
+def _codec(threads: int) -> None:
     """Training steps of the default study's codec, against the same network from transformers with plain losses."""
     print(f"codec, the default study's network and batch, {threads} thread(s)", flush=True)
     sides = {"ours": KEEP_MEMORY, "transformers": {}, "transformers keeping memory": KEEP_MEMORY}
