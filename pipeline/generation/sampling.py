@@ -204,7 +204,7 @@ def sample(logits: Tensor, uniform: Tensor, *, top_k: int, temperature: float) -
         threshold = logits.kthvalue(logits.shape[-1] - top_k + 1, dim=-1, keepdim=True).values
         logits = logits.masked_fill(logits < threshold, -torch.inf)
     cumulative = (logits / temperature).softmax(dim=-1).cumsum(dim=-1)
-    # The last sum is 1 but for rounding: scaled by it, no number falls behind the last possible token.
+    # The last sum is 1 up to rounding; scaling by it keeps every number within the possible tokens.
     wanted = uniform[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, wanted, right=True)[..., 0].clamp_max(logits.shape[-1] - 1)
 
@@ -299,8 +299,8 @@ def timing(
 ) -> dict[str, float | list[float]]:
     """Steps and speed of the language model alone, and of decoding, whose time the other figures leave out.
 
-    Every batch is a repeat of the measurement: `a_clip` and `processor_a_clip` hold its seconds a clip. Processor time
-    is what a busy machine leaves comparable; `seconds` are those of the clock.
+    Every batch is one repeat: `a_clip` and `processor_a_clip` hold its seconds per clip. Processor time stays
+    comparable on a busy machine; `seconds` is wall-clock time.
 
     Args:
         model: the language model.
