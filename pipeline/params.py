@@ -257,9 +257,7 @@ class IndependenceTraining(_Section):
     checkpointed: bool  # encode each batch again in the backward pass: memory of one batch, but a second encoder pass
     unit: Literal["variance", "median"]  # of the bandwidths: 1, or the rows' median squared distance
     bandwidths: Annotated[list[Positive], Field(min_length=1)]
-    snapshots: (
-        Natural  # of the codec, for MMD against MI: the last at the end, each other halfway from `start` to the next
-    )
+    snapshots: Natural  # for MMD against MI: the last at the end, each other halfway from `start` to the next
 
 
 class Seanet(_Section):
