@@ -28,7 +28,7 @@ test: lint ## everything that must hold
 quick: lint ## the tests that take seconds
 	pytest -n 2 --dist loadfile -m "not slow"
 
-bench: environment ## what this code takes against its rivals, as ratios of one run
+bench: environment ## time of this code relative to alternatives, measured in one run
 	python bench.py
 
 lint: environment

@@ -27,7 +27,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Writes `value` as JSON; NaN and infinity are errors (ValueError), for JSON has no name for them."""
+    """Writes `value` as JSON; NaN and infinity raise ValueError, because JSON cannot represent them."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic(path) as temporary:
         temporary.write_text(text)

@@ -20,7 +20,7 @@ PROGRESS = Path("progress")  # under the run's directory, outside every phase's 
 
 
 class JobError(RuntimeError):
-    """Something the user can mend; the message says what is wrong, where, and what to do."""
+    """An error that the user can fix; the message says what is wrong, where, and what to do."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -251,13 +251,13 @@ class CodecTraining(_Section):
 class IndependenceTraining(_Section):
     """When and on how much the independence loss is taken; what it weighs is `study.codecs`."""
 
-    start: Natural  # step before which every codec of a seed is the same run
+    start: Natural  # until this step all codecs of a seed share one run
     ramp: Natural  # steps over which the weight grows from 0
-    every: Count  # steps between losses; so many batches make one macro-batch
-    checkpointed: bool  # encode each batch of a macro-batch once more in the backward pass: memory of one, a pass more
+    every: Count  # steps between losses, and batches per macro-batch
+    checkpointed: bool  # encode each batch again in the backward pass: memory of one batch, but a second encoder pass
     unit: Literal["variance", "median"]  # of the bandwidths: 1, or the rows' median squared distance
     bandwidths: Annotated[list[Positive], Field(min_length=1)]
-    snapshots: Natural  # of the codec, at the end and halfway from `start` to the one after, on which MMD is held to MI
+    snapshots: Natural  # for MMD against MI: the last at the end, each other halfway from `start` to the next
 
 
 class Seanet(_Section):

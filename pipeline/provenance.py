@@ -1,4 +1,4 @@
-"""What a result carries about its origin, and what decides whether it is up to date."""
+"""Records the origin of a result, and computes the digests that decide whether it is up to date."""
 
 import ast
 import functools
@@ -54,7 +54,7 @@ def commit() -> str:
     answer = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         return "unknown"
-    # The tables and figures in git are what a study writes: they say nothing of what it was made with.
+    # Tables and figures in git are a study's outputs, so changes to them do not count.
     sources = [":(top)", ":(top,exclude)results", ":(top,exclude)figures", ":(top,exclude)dvc.lock"]
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *sources], check=False).returncode != 0
     return answer.stdout.strip() + "-dirty" * changed

@@ -134,7 +134,7 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> Correlation:
     rho = float(a @ b / points)
     if points > EXACT_UP_TO:
         return Correlation(rho, float(stats.spearmanr(x, y, alternative="greater").pvalue), points)
-    # With a tolerance, for the same products summed in another order differ in the last digit.
+    # With a tolerance, because summing the same products in another order changes the last digit.
     as_high = sum(a @ b[list(order)] / points >= rho - 1e-9 for order in permutations(range(points)))
     return Correlation(rho, as_high / factorial(points), points)
 

@@ -1,4 +1,4 @@
-"""Dependence: what the codebooks share on held-out codes, and what the estimators of it are worth."""
+"""Dependence: its estimates on held-out codes, and the errors of the estimators."""
 
 
 rule measure_dependence:

@@ -1,7 +1,7 @@
-"""Captions, and which clips stay: writes the manifest.
+"""Writes captions, drops leaked clips, and writes the manifest.
 
-A caption says what tags and signal analysis hear (`describe`), or what is exactly known of a rendered score (`state`),
-never a title or a name; or it is the one that came with the music.
+A caption comes with the music, or is written from tags and signal analysis (`describe`), or from the exact facts of a
+rendered score (`state`). Written captions never contain a title or a name.
 """
 
 import hashlib
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from pipeline import audio, files, job, params, provenance
 
-KEEPS_FIRST = ("test", "validation", "train")  # of two clips that are alike, the one that stays
+KEEPS_FIRST = ("test", "validation", "train")  # if two clips are alike, the one in the earlier split stays
 
 
 class Analysis(NamedTuple):
-    """What the signal says of each clip."""
+    """Signal features of each clip."""
 
     tempo: Tensor  # [B], beats per minute
-    pulse: Tensor  # [B], how far the onsets repeat at that tempo: 1 for a metronome, near 0 for none
+    pulse: Tensor  # [B], how regularly the onsets repeat at that tempo: 1 for a metronome, near 0 without a pulse
     mode: Tensor  # [B], correlation with the best major key minus that with the best minor key
     centroid: Tensor  # [B], Hz, of the mean spectrum
 
@@ -67,7 +67,7 @@ def mode(waveforms: Tensor, rate: int) -> Tensor:
     heard = (frequency >= 65) & (frequency <= 2100)  # C2 to C7: below, bins are wider than a semitone
     pitch = (12 * torch.log2(frequency[heard] / 440) + 9).round().long() % 12  # C = 0
     chroma = torch.zeros(len(waveforms), 12).index_add_(1, pitch, spectrum[:, heard].sqrt())
-    # A class that more bins fall to would be heard in noise too.
+    # Pitch classes cover different numbers of bins; without this, noise would seem to have a key.
     chroma = chroma / torch.bincount(pitch, minlength=12)
     best = []
     for profile in (MAJOR, MINOR):
@@ -84,13 +84,13 @@ def centroid(waveforms: Tensor, rate: int) -> Tensor:
 
 
 class Bands(NamedTuple):
-    """Terciles of the training clips: what is quiet or dark is so among this corpus."""
+    """Terciles of the training clips: "quiet" and "dark" are relative to this corpus."""
 
     loudness: np.ndarray  # [2], dB RMS
     centroid: np.ndarray  # [2], Hz
 
 
-# How captions word what is heard; one of each is drawn.
+# Wordings of the features in captions; one of each is drawn.
 TEMPI = (
     (90, ("slow", "unhurried", "slow-paced")),
     (126, ("mid-tempo", "moderately paced", "steady")),
@@ -98,8 +98,8 @@ TEMPI = (
 )
 LOUDNESS = (("quiet", "soft", "gentle"), (), ("loud", "powerful", "intense"))
 BRIGHTNESS = (("dark", "mellow", "warm"), (), ("bright", "brilliant", "crisp"))
-PULSE = 0.25  # under which no tempo is named
-MODE = 0.08  # difference of correlations under which neither mode is named
+PULSE = 0.25  # below this, the caption names no tempo
+MODE = 0.08  # below this difference of correlations, the caption names neither mode
 # Tags that do not read as the name of a style.
 WORDING = {
     "00s": "2000s style",
@@ -125,9 +125,9 @@ WORDING = {
 def describe(
     style: list[str], tags: list[str], heard: dict[str, float], bands: Bands, form: int, generator: np.random.Generator
 ) -> str:
-    """One caption from style words, tags and what was `heard`: the fields of `Analysis` and `rms_db`.
+    """One caption from style words, tags and the features `heard` (the fields of `Analysis`, and `rms_db`).
 
-    `form` picks one of three templates, `generator` the words and the order of names.
+    `form` picks one of three templates; `generator` draws the wording and the order of names.
     """
 
     def draw(options: tuple[str, ...]) -> list[str]:
@@ -174,15 +174,15 @@ def state(style: list[str], facts: dict[str, Any], form: int) -> str:
 
 
 def named_tags(probabilities: np.ndarray, names: np.ndarray, settings: params.Captions) -> list[str]:
-    """At most `max_tags` tags of a clip with a probability of `tag_threshold` or more, the likeliest first."""
+    """At most `max_tags` tags of a clip whose probability is at least `tag_threshold`, the likeliest first."""
     order = np.argsort(-probabilities, kind="stable")[: settings.max_tags]
     return [str(names[i]) for i in order if probabilities[i] >= settings.tag_threshold]
 
 
 def embedding_directions(embeddings: np.ndarray, train: np.ndarray) -> np.ndarray:
-    """Embeddings `[N, D]` as unit vectors from the training clips' mean, whose products are the cosines of `leaked`.
+    """Embeddings `[N, D]`, centred on the training clips' mean and scaled to unit length, for the cosines of `leaked`.
 
-    Centred, because all music shares a direction: from the origin, unrelated tracks reach cosines above 0.97.
+    They are centred because all music shares a direction: uncentred, unrelated tracks reach cosines above 0.97.
     """
     centred = embeddings - embeddings[train].mean(0)
     return centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-9)
@@ -191,7 +191,7 @@ def embedding_directions(embeddings: np.ndarray, train: np.ndarray) -> np.ndarra
 def leaked(directions: np.ndarray, splits: np.ndarray, max_cosine: float) -> np.ndarray:
     """Clips to drop, `[N]` bool, so that no cosine between clips of different splits exceeds `max_cosine`.
 
-    Test clips stay, validation clips stay against training clips.
+    Test clips always stay; a validation clip stays and the training clip is dropped.
     """
     dropped = np.zeros(len(splits), bool)
     for position, keeper in enumerate(KEEPS_FIRST):
@@ -232,9 +232,8 @@ def _sentence(text: str) -> str:
 def caption(row: pd.Series, tags: list[str], bands: Bands, settings: params.Captions) -> list[str]:
     """The paraphrases of one clip; `row` has `clip_id`, `style`, `facts`, `rms_db` and the fields of `Analysis`.
 
-    Captions that came with the music are taken in turn.
-
-    Words are drawn by the clip's name, so that they stay when other clips come or go.
+    Captions that came with the music are used in turn. The wording is drawn from a seed made of the clip's name, so a
+    clip's captions do not change when other clips are added or removed.
     """
     clip = int(hashlib.sha256(str(row["clip_id"]).encode()).hexdigest()[:8], 16)
     generator = np.random.default_rng([settings.seed, clip])

@@ -1,7 +1,7 @@
-"""The corpus: clips of music with their splits, credits and facts, from packaged soundtracks or rendered scores.
+"""The corpus: clips of music with their splits, credits and facts.
 
-Clips of one group (an artist, or one score) are never in two splits, nor are two tracks of one title, nor two copies of
-one file.
+All clips of a group (an artist, or one score) are in one split; so are tracks with the same title and copies of the
+same file.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ from pipeline.manifest import SPLITS
 T = TypeVar("T")
 R = TypeVar("R")
 EMPTY = np.empty((0, 0), np.int16)
-# Downloads that were cut to a clip's length end up to some hundredths of a second early: of 10 s, 0.1 s is let pass.
-SHORTEST = 0.99  # of a clip; a track between this and a clip is padded with silence
+# Downloads cut to a clip's length may be a few hundredths of a second short: 0.1 s of 10 s is tolerated.
+SHORTEST = 0.99  # of a clip's length; a track at least this long but shorter than a clip is padded with silence
 
 
 class Cut(NamedTuple):
-    """The clips cut from one track, and why there are not more."""
+    """The clips cut from one track, and why other clips were left out."""
 
     track: Track
     samples: np.ndarray  # [n, T], int16
     starts: np.ndarray  # [n], s
     rms_db: list[float]
-    silent: int  # clips under the silence threshold, left out
-    dropped: str  # reason for which the track has no clip, or empty
-    seconds: float | None = None  # length of the track, where it was heard
+    silent: int  # clips below the silence threshold, left out
+    dropped: str  # why the track has no clip, or empty
+    seconds: float | None = None  # length of the track, if it was decoded
 
 
 def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads: int = 1) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
     with job.Progress("corpus", total, "track") as progress, rows(out / "audio.npy", length) as append:
         for step, clips in enumerate(_in_order(lambda item: cut(item[0], item[1], corpus), source, threads), start=1):
             append(clips.samples)
-            # What is written need not stay in memory.
+            # Samples that are written need not stay in memory.
             (dropped if clips.dropped else kept).append(clips._replace(samples=EMPTY))
             progress.update(step, clips=sum(len(c.starts) for c in kept))
         table = _table(kept, dropped)
@@ -74,7 +74,7 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
 def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: params.Corpus) -> Cut:
     """At most `corpus.clips_per_track` clips, spread evenly over the track, without overlap; silent ones left out.
 
-    A track that exceeds full scale is scaled down as a whole: to clip it would add distortion that the music lacks.
+    A track that exceeds full scale is scaled down as a whole: clipping it would add distortion.
     """
     length = round(corpus.clip_seconds * corpus.sample_rate)
     none = Cut(track, np.empty((0, length), np.int16), np.empty(0), [], 0, "")
@@ -107,21 +107,22 @@ def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: 
 
 
 def clip_starts(samples: int, length: int, most: int) -> np.ndarray:
-    """First samples of at most `most` clips of `length`, evenly spread from the track's begin to its end."""
+    """Start samples of at most `most` clips of `length`, evenly spread from the start of the track to its end."""
     count = min(most, samples // length)
     return np.linspace(0, samples - length, count).round().astype(np.int64)
 
 
 def merged(table: pd.DataFrame) -> dict[str, str]:
-    """Groups that share a title or a file's bytes become one, under the first of their names.
+    """Merges groups that share a title or an identical file, under the first of their names.
 
-    So covers, remakes and copies stay in one split. Titles without a letter or a digit join nothing.
+    This keeps covers, remakes and copies in one split. Titles without a letter or a digit are ignored.
     """
-    # A graph of groups, titles and files, with an edge for each that a group has: what is connected is one group.
+    # A graph of groups, titles and files, with an edge from a group to each of its titles and files: connected
+    # components are the merged groups.
     numbers, groups = pd.factorize(table["group"], sort=True)
     edges, nodes = [], len(groups)
     for shared in _shared(table).values():
-        values, names = pd.factorize(shared.where(shared != ""))  # -1 where it is empty
+        values, names = pd.factorize(shared.where(shared != ""))  # -1 if empty
         edges.append(np.stack([numbers, nodes + values])[:, values >= 0])
         nodes += len(names)
     rows, columns = np.concatenate(edges, axis=1)
@@ -132,16 +133,16 @@ def merged(table: pd.DataFrame) -> dict[str, str]:
 
 
 def _shared(table: pd.DataFrame) -> dict[str, pd.Series]:
-    """What must not be in two splits, beside the group."""
+    """The values, other than the group, that must not be in two splits."""
     return {"audio file": table["source_sha256"], "title": table["title"].map(normalized)}
 
 
 def assign_splits(clips: dict[str, int], split: params.Split) -> dict[str, str]:
-    """Split of each group, given its number of clips, in the order of a salted hash.
+    """Split of each group, given its number of clips; groups are assigned in the order of a salted hash.
 
-    A group goes to the emptier of validation and test where it fits, else to training. It fits where it leaves the
-    split within its share of all clips and takes no more than half of it, so that several artists are in each: a
-    plain hash of a few dozen groups of very different sizes misses both.
+    A group goes to the emptier of validation and test if it fits there, otherwise to training. It fits if the split
+    stays within its share of all clips and the group fills at most half of that share, so that each split has several
+    artists. A plain hash of a few dozen groups of very different sizes guarantees neither.
 
     Raises:
         JobError: validation or test would be empty.
@@ -165,7 +166,7 @@ def assign_splits(clips: dict[str, int], split: params.Split) -> dict[str, str]:
 
 
 def check_leakage(table: pd.DataFrame) -> None:
-    """Raises JobError where two splits share a group, an audio file's bytes or a title."""
+    """Raises JobError if two splits share a group, an identical audio file or a title."""
     for what, shared in {"group": table["group"], **_shared(table)}.items():
         splits = table[shared != ""].groupby(shared)["split"].nunique()
         if len(leaked := splits[splits > 1]):
@@ -179,7 +180,7 @@ def check_leakage(table: pd.DataFrame) -> None:
 
 @contextmanager
 def rows(path: Path, length: int) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yields a function that appends int16 rows `[n, length]` to an `.npy` file, whose header comes last."""
+    """Yields a function that appends int16 rows `[n, length]` to an `.npy` file; the header is completed at the end."""
 
     def header(count: int) -> None:
         # numpy leaves room in the header for the first dimension to grow.
@@ -203,7 +204,7 @@ def rows(path: Path, length: int) -> Iterator[Callable[[np.ndarray], None]]:
 
 
 def _in_order(function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """`map` on several threads that runs only a little ahead: tracks are large."""
+    """`map` on several threads that runs only a little ahead, because tracks are large."""
     with ThreadPoolExecutor(threads) as pool:
         waiting: deque[Future[R]] = deque()
         for item in items:
@@ -236,7 +237,7 @@ def _table(kept: list[Cut], dropped: list[Cut]) -> pd.DataFrame:
 
 
 def _why(dropped: list[Cut], most: int = 5) -> str:
-    """The commonest reasons with their counts, and the lengths of the tracks, for a message; empty without tracks."""
+    """The most common reasons with their counts, and the track lengths, for a message; empty if there are no tracks."""
     reasons = Counter(clips.dropped for clips in dropped).most_common()
     told = [f"{count} times {reason!r}" for reason, count in reasons[:most]]
     if others := sum(count for _, count in reasons[most:]):

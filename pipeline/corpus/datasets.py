@@ -1,7 +1,7 @@
-"""Music that a user has: a folder with captions, MusicCaps, MTG-Jamendo or FMA, from their published metadata.
+"""The user's own music: a folder with captions, or MusicCaps, MTG-Jamendo or FMA with their published metadata.
 
-The audio is in a local folder; nothing is fetched. Rows without audio are left out and counted, since videos vanish and
-people keep subsets.
+The audio is in a local folder; nothing is fetched. Rows without audio are left out and counted, because videos get
+deleted and many users have only a subset.
 """
 
 import functools
@@ -18,7 +18,7 @@ from pipeline.corpus.source import Open, Source, Track, Unusable
 from pipeline.corpus.user_files import AUDIO_SUFFIXES, Row, audio_files, json_lines, records, table
 from pipeline.job import JobError
 
-# A file at most so much longer than a stretch, in s, is taken for the stretch itself: downloads are cut at keyframes.
+# A file at most this much longer than a stretch, in s, is taken to be the stretch: downloads are cut at keyframes.
 SLACK = 1.0
 JAMENDO = ["TRACK_ID", "ARTIST_ID", "ALBUM_ID", "PATH", "DURATION", "TAGS"]
 FMA = ("track/title", "track/genre_top", "track/license", "artist/id", "artist/name")
@@ -29,15 +29,15 @@ class Stretch(NamedTuple):
 
     start: float  # s
     end: float  # s
-    alone: bool  # no caption describes another part, so that the file may be this part, already cut out
+    alone: bool  # no caption describes another part, so the file may already be just this part
 
 
 class Entry(NamedTuple):
-    """A track of the user's, and what its metadata say of it; a field is empty where they say nothing."""
+    """One of the user's tracks with its metadata; a field is empty if the metadata do not give it."""
 
     path: Path
     name: str  # unique in the data set
-    group: str = ""  # never in two splits
+    group: str = ""  # all tracks of a group are in one split
     title: str = ""
     artist: str = ""
     licence: str = ""
@@ -51,7 +51,7 @@ def read(source: str, folder: Path, metadata: Path | None) -> list[Entry]:
     """The tracks of `source` (`folder`, `musiccaps`, `jamendo` or `fma`) whose audio is in `folder`, sorted by name.
 
     Raises:
-        JobError: the folder or the metadata are missing, the metadata are not as published, or no audio is there.
+        JobError: the folder or the metadata are missing, the metadata are not as published, or there is no audio.
     """
     if not folder.is_dir():
         raise JobError(f"{folder} is no folder: set corpus.local.audio to the one that holds the audio")
@@ -70,7 +70,7 @@ def read(source: str, folder: Path, metadata: Path | None) -> list[Entry]:
 
 
 def _one_per_name(entries: Iterable[Entry]) -> Iterable[Entry]:
-    """Rows of one track as one entry with all their captions; of the rest, what the first of them says counts."""
+    """Merges a track's rows into one entry with all their captions; other fields come from its first row."""
     tracks: dict[str, Entry] = {}
     for entry in entries:
         known = tracks.setdefault(entry.name, entry)
@@ -86,10 +86,10 @@ def _completed(entry: Entry) -> Entry:
 
 
 def _folder(folder: Path, metadata: Path | None) -> Iterator[Entry | None]:
-    """Any audio; metadata are a table (.csv, .tsv) or JSON lines, a row a file or a caption.
+    """Any audio; metadata are a table (.csv, .tsv) or JSON lines, one row per file or caption.
 
-    `file` is needed; `caption`, `captions`, `title`, `artist`, `licence` and `genre` may be there. `captions` is one
-    text or a list of them, in a table's cell a list in JSON.
+    `file` is required; `caption`, `captions`, `title`, `artist`, `licence` and `genre` are optional. `captions` is one
+    text or a list of texts; in a table's cell, the list is JSON.
     """
     if metadata is None:
         for path in audio_files(folder):
@@ -113,9 +113,9 @@ def _folder(folder: Path, metadata: Path | None) -> Iterator[Entry | None]:
 
 
 def _musiccaps(folder: Path, metadata: Path) -> Iterator[Entry | None]:
-    """MusicCaps (Agostinelli et al. 2023): `musiccaps-public.csv`, and audio named by its 11 letters of `ytid`.
+    """MusicCaps (Agostinelli et al. 2023): `musiccaps-public.csv`, and audio named by the 11 characters of `ytid`.
 
-    A file is one clip (`[ytid]-[30-40].wav`, `ytid_30_40.wav`, or `ytid.wav` of about 10 s), or the whole recording
+    A file is one clip (`[ytid]-[30-40].wav`, `ytid_30_40.wav`, or a `ytid.wav` of about 10 s) or the whole recording
     (`ytid.wav`), from which each row's stretch is cut.
     """
     paths: dict[tuple[str, float | None], Path] = {}
@@ -146,7 +146,7 @@ def _musiccaps(folder: Path, metadata: Path) -> Iterator[Entry | None]:
 
 
 def _jamendo(folder: Path, metadata: Path) -> Iterator[Entry | None]:
-    """MTG-Jamendo (Bogdanov et al. 2019): `autotagging.tsv` and its subsets, with a column for every tag of a track."""
+    """MTG-Jamendo (Bogdanov et al. 2019): `autotagging.tsv` and its subsets, one column for each tag of a track."""
     numbered = records(metadata)
     if next(numbered, (1, []))[1] != JAMENDO:
         raise JobError(f"{metadata} is none of MTG-Jamendo's tables: its first line is not {' '.join(JAMENDO)}")
@@ -162,10 +162,10 @@ def _jamendo(folder: Path, metadata: Path) -> Iterator[Entry | None]:
 
 
 def _fma(folder: Path, metadata: Path) -> Iterator[Entry | None]:
-    """FMA (Defferrard et al. 2017): `tracks.csv` with its two rows of names; audio in `000/000002.mp3`."""
+    """FMA (Defferrard et al. 2017): `tracks.csv` with its two header rows; audio in `000/000002.mp3`."""
     for row in table(metadata, *FMA, header_lines=2):
         number = row.values[""]
-        if number == "track_id":  # the name of the index, in a line of its own
+        if number == "track_id":  # the index's name has its own line
             continue
         if not number.isdecimal():
             raise JobError(f"{row.where}: {number!r} is no track number: take FMA's own tracks.csv")
@@ -191,7 +191,7 @@ def _needed(row: Row, key: str) -> str:
 
 
 def _stretch(row: Row) -> tuple[float, float]:
-    """Start and end in s; clips of MusicCaps have 10 s."""
+    """Start and end in s; MusicCaps clips are 10 s long."""
     start = _seconds(row, "start_s")
     end = _seconds(row, "end_s") if row.text("end_s") else start + 10
     if end <= start:
@@ -210,12 +210,12 @@ def _words(genre: str) -> tuple[str, ...]:
 
 
 def _readable(path: Path) -> str:
-    """A path as text that can be written, also where the file's name is no UTF-8."""
+    """A path as text that can be written, even if the file's name is not UTF-8."""
     return os.fsencode(path.as_posix()).decode("utf-8", "backslashreplace")
 
 
 def open_local(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
-    """The user's own music, and its number of tracks."""
+    """The user's own music, and the number of its tracks."""
     metadata = Path(corpus.local.metadata) if corpus.local.metadata else None
     entries = read(corpus.source, Path(corpus.local.audio), metadata)
     digest = functools.cache(provenance.file_digest)  # a recording may hold many tracks
@@ -256,7 +256,7 @@ def _open(entry: Entry) -> tuple[Audio, dict[str, Any]]:
 
 
 def _cut_out(sound: Audio, stretch: Stretch) -> Audio:
-    """A stretch of a recording, or all of what is the stretch already."""
+    """The stretch of a recording, or the whole file if it is already the stretch."""
     seconds = len(sound.waveform) / sound.rate
     if stretch.alone and seconds <= stretch.end - stretch.start + SLACK:
         return sound

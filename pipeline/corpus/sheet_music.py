@@ -1,7 +1,7 @@
-"""Scores of music21's corpus, orchestrated anew by a seeded draw and rendered with a sound font.
+"""Scores of music21's corpus, re-orchestrated at random from a seed and rendered with a sound font.
 
-Nothing is downloaded: music21 brings the scores, pretty_midi the TimGM6mb sound font. What is heard is known exactly:
-instruments, key, metre and tempo are `facts` of a rendition.
+Nothing is downloaded: music21 includes the scores, pretty_midi the TimGM6mb sound font. The content is known exactly:
+instruments, key, metre and tempo are a rendition's `facts`.
 """
 
 import functools
@@ -24,10 +24,10 @@ from pipeline.corpus.source import Open, Source, Track, Unusable
 from pipeline.job import JobError
 
 RENDER_RATE = 44100  # Hz
-PEAK = 0.9  # of full scale; ensembles reach 1.4 as rendered
-# Channel 9 is the drums'; parts beyond 15 share the channels, and so the instruments, of the first.
+PEAK = 0.9  # of full scale; rendered ensembles reach 1.4
+# Channel 9 is for drums. Parts beyond the 15th reuse the first channels, and so their instruments.
 CHANNELS = [channel for channel in range(16) if channel != 9]
-TAIL = 1.5  # s, for the last notes to fade
+TAIL = 1.5  # s, lets the last notes fade out
 
 
 class Collection(NamedTuple):
@@ -35,7 +35,7 @@ class Collection(NamedTuple):
 
     artist: str
     style: str
-    work: str  # pattern of what the path of one work's files shares
+    work: str  # pattern of the part of the path that all files of a work share
 
 
 COLLECTIONS = {
@@ -47,12 +47,12 @@ COLLECTIONS = {
     "ryansMammoth": Collection("traditional", "traditional dance tune", r".+"),
 }
 LICENCE = "public domain (encoding: music21; sound font: TimGM6mb, GPL-2.0)"
-# music21 distributes editions of living publishers too, by their leave: those are left out.
+# music21 also distributes editions of active publishers, with their permission; these are left out.
 PUBLISHER = re.compile(r"edizion|editions?\b|publish|verlag|schirmer|ricordi|renreiter", re.IGNORECASE)
 
 
 class Instrument(NamedTuple):
-    """A General MIDI program and the pitches that it sounds natural on."""
+    """A General MIDI program and its natural pitch range."""
 
     name: str
     program: int
@@ -126,16 +126,16 @@ PITCH_CLASSES = ("C", "C sharp", "D", "E flat", "E", "F", "F sharp", "G", "A fla
 class Note(NamedTuple):
     """One sounding note; ties are joined."""
 
-    start: float  # quarter notes from the begin
+    start: float  # quarter notes from the start
     length: float  # quarter notes
     pitch: int  # MIDI note
 
 
 class Score(NamedTuple):
-    """What is kept of a work."""
+    """What is kept of a work: its notes, metre and key."""
 
     parts: tuple[tuple[Note, ...], ...]
-    metre: str  # such as 3/4; empty where the score has none
+    metre: str  # for example 3/4; empty if the score has none
     tonic: int  # pitch class, C = 0
     mode: str
 
@@ -143,13 +143,13 @@ class Score(NamedTuple):
 class Rendition(NamedTuple):
     """How one performance of a score differs from the others."""
 
-    instruments: tuple[Instrument, ...]  # one a part
-    tempo: int  # quarter notes a minute
+    instruments: tuple[Instrument, ...]  # one per part
+    tempo: int  # quarter notes per minute
     transposition: int  # semitones
-    velocities: tuple[int, ...]  # one a part
+    velocities: tuple[int, ...]  # one per part
 
     def facts(self, score: Score) -> dict[str, Any]:
-        """What is exactly known of the sound."""
+        """The exact facts of the sound."""
         return {
             "instruments": list(dict.fromkeys(instrument.name for instrument in self.instruments)),
             "key": f"{PITCH_CLASSES[(score.tonic + self.transposition) % 12]} {score.mode}",
@@ -159,7 +159,7 @@ class Rendition(NamedTuple):
 
 
 def works(collection: str, count: int) -> list[Path]:
-    """`count` scores of a collection, or all where it has fewer: the first in the order of their names' hashes."""
+    """The first `count` scores of a collection in the order of their names' hashes, or all if it has fewer."""
     if collection not in COLLECTIONS:
         raise JobError(f"corpus.scores.collections names {collection!r}; known are {sorted(COLLECTIONS)}")
     folder = _folder() / collection
@@ -180,12 +180,12 @@ def group(path: Path) -> str:
 
 
 def perform(path: Path, index: int, seconds: float) -> tuple[Audio, dict[str, Any]]:
-    """Rendition `index` of a work and its facts; the same bytes every time.
+    """Rendition `index` of a work and its facts; repeated calls give the same bytes.
 
     Raises:
         Unusable: the score names a publisher, does not parse, or has no notes.
     """
-    # Parsing holds the interpreter's lock: one thread parses, for all renditions of the work.
+    # Parsing holds the interpreter's lock, so one thread parses for all renditions of the work.
     with _PARSING:
         score = parse(path)
     rendition = orchestrate(score, random.Random(f"{work_name(path)}/{index}"))
@@ -201,12 +201,12 @@ def parse(path: Path) -> Score:
 
     score: Any
     try:
-        # Without this, music21 pickles what it parses into a shared folder, and reads it back from there.
+        # Without this, music21 pickles parsed scores into a shared folder and reads them from there later.
         score = music21.converter.parse(path, forceSource=True)
         if any(instrument.transposition for instrument in score.recurse().getElementsByClass("Instrument")):
             score = score.toSoundingPitch()
         key = score.analyze("key")
-    # A broken score fails in music21 with whatever error comes first; it is reported and counted.
+    # A broken score can raise any error in music21; the score is reported and counted.
     except Exception as error:
         raise Unusable(f"music21 cannot parse it ({type(error).__name__}: {error})") from None
     parts = tuple(notes for part in score.parts if (notes := _notes(part)))
@@ -217,7 +217,7 @@ def parse(path: Path) -> Score:
 
 
 def orchestrate(score: Score, rng: random.Random) -> Rendition:
-    """Draws an ensemble, and from it for each part an instrument that reaches its notes, tempo and transposition."""
+    """Draws tempo, transposition and an ensemble, and for each part an instrument of it whose range fits the notes."""
     ensemble = ENSEMBLES[rng.choice(sorted(ENSEMBLES))]
     transposition = rng.randint(-5, 6)
     instruments = []
@@ -257,7 +257,7 @@ def render(score: Score, rendition: Rendition, seconds: float) -> Audio:
 
 class _Event(NamedTuple):
     sample: int
-    velocity: int  # 0 ends the note; sorted before the one that begins at the same time
+    velocity: int  # 0 ends the note; sorts before a note that starts at the same time
     channel: int
     pitch: int
 
@@ -281,7 +281,7 @@ def _notes(part: Any) -> tuple[Note, ...]:
     open_ties: dict[int, int] = {}  # pitch -> index in notes
     for element in part.flatten().notes:
         start, length = float(element.offset), float(element.quarterLength)
-        # A chord symbol is a letter above the staff, and a grace note has no length.
+        # Chord symbols are only printed above the staff; grace notes have no length.
         if "ChordSymbol" in element.classes or not length:
             continue
         for note in getattr(element, "notes", (element,)):
@@ -309,7 +309,7 @@ def _text(path: Path) -> str:
 
 @functools.cache
 def _folder() -> Path:
-    # Importing music21 takes seconds; its place is known without.
+    # Importing music21 takes seconds, and its folder can be found without.
     return _package("music21") / "corpus"
 
 
@@ -326,7 +326,7 @@ def _package(name: str) -> Path:
 
 
 def open_scores(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
-    """Renditions of music21's scores, and their number."""
+    """Renditions of music21's scores, and how many there are."""
     chosen = [path for name in corpus.scores.collections for path in works(name, corpus.scores.works)]
 
     def source() -> Source:

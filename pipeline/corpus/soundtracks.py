@@ -1,8 +1,8 @@
-"""Game soundtracks packaged by Debian: the pinned catalogue of their tracks, and reading those out of the packages.
+"""Game soundtracks packaged by Debian: the pinned catalogue of their tracks, and how to read them from the packages.
 
 `soundtracks.csv` has one row per track: digest, title, artist, licence, style and group, from the files' tags, the
-packages' copyright files and the albums' own lists, which correct tags that are missing or plainly wrong. Tracks are
-recognised by the SHA-256 of the audio file, so that another version of a package with the same tracks serves as well.
+packages' copyright files and the albums' own track lists, which replace missing or clearly wrong tags. Tracks are
+identified by the SHA-256 of the audio file, so another version of a package with the same tracks works too.
 """
 
 import csv
@@ -79,18 +79,18 @@ class Listed(NamedTuple):
     """A track as the catalogue lists it."""
 
     package: str
-    path: str  # in the package; what lies in a .pk3 follows its name
+    path: str  # in the package; for a file in a .pk3, the .pk3's name comes first
     sha256: str  # of the audio file
     title: str
-    artist: str  # empty where nothing names one
-    group: str  # package and artist, else what the file names share: never in two splits
+    artist: str  # empty if unknown
+    group: str  # package and artist, or else the common part of the file names; never in two splits
     genre: str  # the tag
-    style: str  # what the genre says of the music, for captions; empty where it says nothing
+    style: str  # the genre in words for captions; empty if it does not describe the music
     licence: str
 
 
 def wanted(names: Sequence[str]) -> list[Package]:
-    """The pinned packages of these names; JobError for a name that is not in the catalogue."""
+    """The pinned packages with these names; JobError for a name that is not in the catalogue."""
     if unknown := set(names) - set(PACKAGES):
         raise JobError(f"corpus.soundtracks.packages names {sorted(unknown)}; known are {sorted(PACKAGES)}")
     return [PACKAGES[name] for name in names]
@@ -104,7 +104,7 @@ def catalogue(names: Sequence[str]) -> dict[str, Listed]:
 
 
 def tracks(deb: Path, known: dict[str, Listed]) -> Iterator[tuple[Listed, BinaryIO]]:
-    """The known tracks that `deb` holds, each with its encoded audio; other audio files (effects) are passed over."""
+    """The known tracks in `deb`, each with its encoded audio; other audio files (sound effects) are skipped."""
     for _, data in audio_files(deb):
         track = known.get(hashlib.sha256(data).hexdigest())
         if track is not None:
@@ -112,10 +112,10 @@ def tracks(deb: Path, known: dict[str, Listed]) -> Iterator[tuple[Listed, Binary
 
 
 def audio_files(deb: Path) -> Iterator[tuple[str, bytes]]:
-    """Path and bytes of each Vorbis or Opus file of a Debian package, those in its .pk3 (zip) files included.
+    """Path and bytes of each Vorbis or Opus file in a Debian package, including those in its .pk3 (zip) files.
 
     Raises:
-        JobError: the package is damaged, or compressed in a way that the standard library does not know.
+        JobError: the package is damaged, or the standard library does not support its compression.
     """
     try:
         with deb.open("rb") as file:
@@ -154,7 +154,7 @@ def _content(members: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _zipped(path: str, stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    # A zip file is read from its end, a tar stream only forwards.
+    # A zip file is read from its end, but a tar stream can only be read forwards.
     with tempfile.TemporaryFile() as file:
         while chunk := stream.read(1 << 20):
             file.write(chunk)
@@ -165,7 +165,7 @@ def _zipped(path: str, stream: IO[bytes]) -> Iterator[tuple[str, bytes]]:
 
 
 def open_soundtracks(corpus: params.Corpus, archive: str, downloads: str) -> tuple[Source, int]:
-    """The catalogue's tracks as the packages hold them, and their number."""
+    """The catalogue's tracks in the order of the packages, and how many there are."""
     names = corpus.soundtracks.packages
     debs = fetch.packages(wanted(names), archive, downloads)
     known = catalogue(names)

@@ -1,6 +1,6 @@
-"""The contract of a source of music: tracks with what is known of them, each with a function that makes it heard.
+"""The interface of a source of music: tracks with their metadata, each with a function that decodes or renders it.
 
-A source is an entry of a table `SOURCES` in a module of this folder, under the name that `corpus.source` gives.
+A source is an entry of a table `SOURCES` in a module of this folder; `corpus.source` selects it by its key.
 """
 
 import unicodedata
@@ -12,7 +12,7 @@ from pipeline.audio import Audio
 
 
 class Track(NamedTuple):
-    """What is known of a piece of audio before it is heard."""
+    """What is known about a track before it is decoded or rendered."""
 
     track_id: str
     group: str
@@ -23,20 +23,20 @@ class Track(NamedTuple):
     source_file: str
     source_sha256: str
     genre: str
-    facts: str  # JSON of what is exactly known of a rendered score, else empty
-    style: str  # JSON list of words that fit into a caption, or empty
+    facts: str  # JSON of the exact facts of a rendered score, or empty
+    style: str  # JSON list of words for captions, or empty
 
 
 class Unusable(ValueError):
     """A track that cannot be decoded or rendered; the corpus leaves it out and says why."""
 
 
-# Each track with a function that decodes or renders it and tells what facts that establishes.
+# Each track with a function that decodes or renders it and returns the audio and the facts learned on the way.
 Source = Iterable[tuple[Track, Callable[[], tuple[Audio, dict[str, Any]]]]]
-# Opens a source, given its parameters, the archive of packages and the folder of downloads: tracks and their number.
+# Opens a source, given parameters, package archive and downloads folder; returns its tracks and their number.
 Open = Callable[[params.Corpus, str, str], tuple[Source, int]]
 
 
 def normalized(title: str) -> str:
-    """Letters and digits of a title, without case, accents, spaces and punctuation."""
+    """Letters and digits of a title, ignoring case, accents, spaces and punctuation."""
     return "".join(c for c in unicodedata.normalize("NFKD", title.casefold()) if c.isalnum())

@@ -1,4 +1,4 @@
-"""Tags and embeddings of every clip: what captions are written from, and by which clips that are alike are found.
+"""Tags and embeddings of every clip: tags are used to write captions, embeddings to find clips that are alike.
 
 python -m pipeline.corpus.tags --downloads .cache/downloads --corpus results/corpus --out results/corpus/tags.npz
 """
@@ -17,10 +17,10 @@ AT_ONCE = 64  # clips that a thread reads, tags and embeds
 
 
 def middle(clip: np.ndarray, rate: int) -> Tensor:
-    """The middle of an int16 clip `[T]` at `rate` Hz, as long as one patch, at 16 kHz: `[47616]`.
+    """The middle of an int16 clip `[T]` at `rate` Hz, one patch long, resampled to 16 kHz: `[47616]`.
 
     Raises:
-        ValueError: the clip is shorter than that.
+        ValueError: the clip is shorter than one patch.
     """
     wanted = (musicnn.PATCH - 1) * musicnn.HOP
     length = -(-wanted * rate // musicnn.SAMPLE_RATE)
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--downloads", required=True, help="folder that keeps what was downloaded")
     parser.add_argument("--out", type=Path, required=True, help="tags.npz")
     args = parser.parse_args()
-    # Each of so many threads gets batches of its own and one of torch's, so that their number changes no bit.
+    # Each thread runs its own batches with one torch thread, so results are bit-identical for any number of threads.
     threads, args.threads = args.threads, 1
     device = job.prepare(args)
     rate = params.section(args.params, "corpus", params.Corpus).sample_rate

@@ -1,7 +1,7 @@
-"""Files that users bring: tables, JSON lines and folders of audio; what is wrong in a text file is named by its line.
+"""Files from users: tables, JSON lines and folders of audio; errors in a text file name the line.
 
-Lines are counted as an editor counts them. Harmless are a byte-order mark, blank rows, columns that nobody asks for and
-cells missing at the end of a row.
+Lines are counted as in an editor. A byte-order mark, blank rows, unused columns and missing cells at the end of a row
+are accepted.
 """
 
 import csv
@@ -25,10 +25,10 @@ class Row(NamedTuple):
     values: dict[str, Any]
 
     def text(self, key: str) -> str:
-        """The text under `key` without the space around it, empty where there is none.
+        """The text under `key`, stripped of surrounding space; empty if there is none.
 
         Raises:
-            JobError: it is anything but text or a whole number.
+            JobError: the value is neither text nor a whole number.
         """
         return self._text(key, self.values.get(key))
 
@@ -36,7 +36,7 @@ class Row(NamedTuple):
         """The texts under `key`: a list, one text, or one text that is a list in JSON; empty ones are left out.
 
         Raises:
-            JobError: it is anything else.
+            JobError: the value is anything else.
         """
         value = self.values.get(key)
         if isinstance(value, str) and value.strip().startswith("[") and value.strip().endswith("]"):
@@ -63,11 +63,11 @@ class Row(NamedTuple):
 
 
 def table(path: Path, *needed: str, header_lines: int = 1) -> Iterator[Row]:
-    """The rows of a CSV or TSV file whose first line, or first few, joined by `/`, name its columns.
+    """The rows of a CSV or TSV file; the first `header_lines` lines, joined by `/`, name its columns.
 
     Raises:
-        JobError: the file lacks a column that is `needed`, or has two of one name, no rows, or a row with more values
-            than columns.
+        JobError: the file lacks a `needed` column, has two columns with the same name, has no rows, or has a row with
+            more values than columns.
     """
     numbered = records(path)
     header = [cells for _, cells in itertools.islice(numbered, header_lines)]
@@ -83,23 +83,23 @@ def table(path: Path, *needed: str, header_lines: int = 1) -> Iterator[Row]:
                 f"{path}, line {line}: {len(cells)} values for {len(columns)} columns: put a value that contains the "
                 "separator in quotation marks"
             )
-        # strict=False: cells may be missing at the end, and empty ones may be too many.
+        # strict=False: cells may be missing at the end, and there may be extra empty ones.
         yield Row(f"{path}, line {line}", dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False)))
     if not line:
         raise JobError(f"{path} has no row under its header")
 
 
 def records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The cells of each row of a CSV or TSV file, with the line on which it begins; blank rows are left out.
+    """The cells of each row of a CSV or TSV file, with the line on which it begins; blank rows are skipped.
 
-    Values are separated by commas, tabs or semicolons, whichever the first line has most of.
+    The separator is comma, tab or semicolon, whichever is most frequent in the first line.
 
     Raises:
         JobError: the file is not UTF-8, or its quotation marks do not match.
     """
-    csv.field_size_limit(2**31 - 1)  # for the whole process; FMA's biographies may exceed the default
+    csv.field_size_limit(2**31 - 1)  # set for the whole process; FMA's biographies may exceed the default
     first = next(_lines(path), (1, ""))[1]
-    # Within a line that ends in \n, only old Macs' \r ends another.
+    # Within a line that ends in \n, only a bare \r (old Macs) starts a new line.
     lines = itertools.chain.from_iterable(io.StringIO(line, newline="") for _, line in _lines(path))
     reader = csv.reader(lines, delimiter=max(SEPARATORS, key=first.count), strict=True)
     begin = 1
@@ -113,7 +113,7 @@ def records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def json_lines(path: Path) -> Iterator[Row]:
-    """The objects of a file with one JSON object a line.
+    """The objects of a file with one JSON object per line.
 
     Raises:
         JobError: a line is anything else, or names a key twice.
@@ -133,7 +133,7 @@ def json_lines(path: Path) -> Iterator[Row]:
 
 
 def audio_files(folder: Path) -> list[Path]:
-    """Audio files in a folder and in those under it, sorted, without hidden ones such as `._x.wav` of macOS."""
+    """Audio files in a folder and its subfolders, sorted, without hidden files such as macOS's `._x.wav`."""
     return sorted(
         path
         for path in folder.rglob("*")
@@ -144,7 +144,7 @@ def audio_files(folder: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Lines with their numbers, ended by a newline alone; `str.splitlines` also breaks at form feeds and U+2028."""
+    """Lines with their numbers, split at newlines only; `str.splitlines` also splits at form feeds and U+2028."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:

@@ -1,4 +1,4 @@
-"""Errors of every estimator of mutual information on codes whose truth is known.
+"""Errors of every estimator of mutual information on codes with known mutual information.
 
 Pairs of codebooks of C codes, used as unevenly as p_c ~ 1 / (c + C / `FLATNESS`), c from 0, unless stated otherwise:
 
@@ -12,16 +12,15 @@ Pairs of codebooks of C codes, used as unevenly as p_c ~ 1 / (c + C / `FLATNESS`
 
 They are drawn under two conditions: with the study's own codebook size and number of test frames, and with the paper's
 2,048 codes in `FEW_FRAMES`, where cells of the histogram outnumber frames by 200 to 1 and most cells that are hit are
-hit once. The second shows what each estimator is worth far from the study's own condition, as in a study of the paper's
-codebooks on little music.
+hit once. The second condition shows how each estimator does far from the study's own condition, as in a study of the
+paper's codebooks with little music.
 
-The rule by which the claims' estimator is chosen, set before any numbers: of the estimators that read histograms, the
-one whose worst error over the distributions is least, errors being mean absolute differences from the truth over
-draws. Only the study's own condition counts: bias depends on codebook size and frames, the claims are about codes of
-that size, and the larger errors of the other condition would alone decide. No codec enters. The learned bound is no
-candidate: here it learns from draws of the very distribution that it is tested on, in a study from other artists'
-codes, so its error here says little of its error there. Nor do these draws come from tracks; the controls on each
-study's own codes do.
+The estimator for the claims is chosen by a rule set before any results: the histogram estimator with the smallest worst
+error over the distributions, where an error is the mean absolute difference from the truth over draws. Only the study's
+own condition counts, because bias depends on codebook size and frames, the claims are about codes of that size, and the
+larger errors of the other condition would dominate the choice. No codec is involved. The learned bound is not a
+candidate: here it is trained and tested on the same distribution, but in a study on different artists, so its error
+here does not predict its error there. These draws have no tracks; the controls on each study's own codes do.
 """
 
 from collections.abc import Callable
@@ -44,7 +43,7 @@ REACH = 3.0
 NODES = 16  # of the quadrature within one bin of the Gaussian
 PAPER_CODES = 2048
 FEW_FRAMES = 20_000
-FAR = 9.0  # standard deviations that stand for infinity: what lies beyond has probability 1e-19
+FAR = 9.0  # standard deviations, used as infinity: the probability beyond is 1e-19
 
 
 class Known(NamedTuple):
@@ -147,7 +146,7 @@ def errors(frames: dict[str, int], codebook_size: int, settings: params.Dependen
 
 
 def chosen(worst: dict[str, float]) -> str:
-    """The estimator that the claims use: of those that read histograms, the one whose worst error is least."""
+    """The estimator that the claims use: the histogram estimator with the smallest worst error."""
     return min(ESTIMATORS, key=worst.__getitem__)
 
 

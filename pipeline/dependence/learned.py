@@ -1,4 +1,4 @@
-"""What codebooks share beyond pairs, bounded from below by how well a network predicts one from others, in bits.
+"""Lower bounds in bits on the dependence among several codebooks, from networks that predict one from the others.
 
 For any model q of codebook k given others, the cross-entropy -E log2 q on frames that it has not seen is at least
 H(k | others); so H(k) minus it is at most I(k; others) (difference of entropies, McAllester and Stratos 2020, with
@@ -12,8 +12,8 @@ codebooks share the same thing, and below where they share what no pair shows.
 
 The networks learn from the training split and stop by the validation split. Its artists are others than the test
 split's, and so are their codes: each network's own marginal is therefore replaced by the held-out frames' (Saerens,
-Latinne and Decaestecker 2002, with the priors known). What dependence is a track's own is not learned, so the bound is
-well below what histograms of few tracks find.
+Latinne and Decaestecker 2002, with the priors known). Dependence that is specific to a track is not learned, so the
+bound is well below the estimates from histograms of few tracks.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ from pipeline import files, job, manifest, params, provenance, statistics
 from pipeline.dependence.pairwise import ALIGNMENTS, flattened
 
 CHECKS = 4  # looks at the validation frames in a training run
-AT_ONCE = 8192  # frames, where nothing is learned
+AT_ONCE = 8192  # frames per batch at evaluation
 
 
 class Predictor(nn.Module):

@@ -1,8 +1,8 @@
 """Dependence between codebooks, measured on held-out codes: entropies and pairwise mutual information in bits.
 
 Every pair of codebooks is measured at equal time, under the delay shift and by lag, with each estimator of
-`pipeline.dependence.information`; the report reads the one that `pipeline.dependence.calibration` chooses. What the
-codebooks share beyond pairs no histogram of this size can tell: `pipeline.dependence.learned`.
+`pipeline.dependence.information`; the report uses the one that `pipeline.dependence.calibration` chooses. Histograms
+of this size cannot measure dependence beyond pairs; `pipeline.dependence.learned` bounds it.
 
 Frames are not independent: neighbours are alike, and a track keeps to its own codes. So a value belongs to its set of
 tracks and falls as tracks are added: in the default study's first baseline, the first two codebooks share 0.9 bits in
@@ -42,7 +42,7 @@ class Pairwise(NamedTuple):
 
     @classmethod
     def of(cls, estimates: Information) -> "Pairwise":
-        """With both normalised values; a codebook that always says the same shares nothing: 0, not 0 / 0."""
+        """Adds both normalised values; they are 0, not 0 / 0, for a codebook that uses only one code."""
         first, second = estimates.entropy[np.transpose(pairs(len(estimates.entropy)))]
         return cls(
             estimates.entropy,
@@ -60,7 +60,7 @@ class Pairwise(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """What each estimator finds, and what it finds with one track left out, for every track."""
+    """Each estimator's values, on all tracks and with each track left out."""
 
     whole: dict[str, Pairwise]
     left_out: dict[str, list[Pairwise]]
@@ -211,7 +211,7 @@ def by_lag(
 
 
 def controls(codes: np.ndarray, codebook_size: int, settings: params.Dependence) -> dict[str, dict[str, Any]]:
-    """What each estimator says where the truth is known, in bits, from codes `[K, M]`.
+    """Each estimator's value in bits on codes `[K, M]` changed so that the true value is known.
 
     Positive: codebook 2 is a copy of codebook 1, so their mutual information is the entropy of codebook 1. Estimators
     that add entropies up are right by construction; what the other lacks is its baseline.
@@ -253,7 +253,7 @@ def flattened(codes: np.ndarray) -> np.ndarray:
 
 
 def _histograms(codes: np.ndarray, codebook_size: int) -> Histograms:
-    """Histograms of codes `[K, M]`, of which there must be enough."""
+    """Histograms of codes `[K, M]`; raises ValueError if there are fewer frames than codes."""
     counts = histograms(codes, codebook_size)
     if codes.shape[1] < codebook_size:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""The criterion and what it stands for, over training: MMD and mutual information of a codec's snapshots (claim C2).
+"""MMD and mutual information of a codec's snapshots over training (claim C2).
 
 Both are measured on the same held-out clips, at equal time and under the delay shift. Snapshots of one run are not
-independent of each other, so their rank correlation is a description: no p goes with it.
+independent of each other, so their rank correlation is only descriptive and has no p-value.
 
     python -m pipeline.dependence.snapshots --codec results/codec/mmd-seed0 --corpus results/corpus \
         --out results/dependence/snapshots/mmd-seed0.csv

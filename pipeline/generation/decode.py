@@ -1,4 +1,4 @@
-"""A codec's own reconstructions of the clips that every system is scored on: what bounds its language models.
+"""A codec's reconstructions of the clips that every system is scored on: an upper bound for its language models.
 
     python -m pipeline.generation.decode --codec results/codec/mmd-seed0 --tokens results/codec/tokens/mmd-seed0 \
         --manifest results/corpus/manifest.parquet --out results/generation/reconstruction/mmd-seed0

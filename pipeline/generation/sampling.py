@@ -204,7 +204,7 @@ def sample(logits: Tensor, uniform: Tensor, *, top_k: int, temperature: float) -
         threshold = logits.kthvalue(logits.shape[-1] - top_k + 1, dim=-1, keepdim=True).values
         logits = logits.masked_fill(logits < threshold, -torch.inf)
     cumulative = (logits / temperature).softmax(dim=-1).cumsum(dim=-1)
-    # The last sum is 1 but for rounding: scaled by it, no number falls behind the last possible token.
+    # The last sum is 1 up to rounding; scaling by it keeps every number within the possible tokens.
     wanted = uniform[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, wanted, right=True)[..., 0].clamp_max(logits.shape[-1] - 1)
 
@@ -297,16 +297,16 @@ def main() -> None:
 def timing(
     model: LanguageModel, clip_seconds: float, sizes: Sequence[int], seconds: Sequence[np.ndarray]
 ) -> dict[str, float | list[float]]:
-    """Steps and speed of the language model alone, and of decoding, whose time the other figures leave out.
+    """Steps and speed of the language model, and separately the time of decoding, which the speed leaves out.
 
-    Every batch is a repeat of the measurement: `a_clip` and `processor_a_clip` hold its seconds a clip. Processor time
-    is what a busy machine leaves comparable; `seconds` are those of the clock.
+    Every batch is one repeat: `a_clip` and `processor_a_clip` hold its seconds per clip. Processor time stays
+    comparable on a busy machine; values not named `processor` are wall-clock time.
 
     Args:
         model: the language model.
         clip_seconds: length of a clip in seconds.
         sizes: clips of each batch.
-        seconds: of each batch the seconds of sampling by the clock and of the processor, and those of decoding.
+        seconds: per batch, wall-clock and processor seconds of sampling, then of decoding.
     """
     frames, clips, batches = model.shape.frames, sum(sizes), np.array(sizes)
     sampled, sampled_cpu, decoded, decoded_cpu = np.array(seconds).T
