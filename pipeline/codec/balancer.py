@@ -20,6 +20,9 @@ class Balancer(nn.Module):
     that is not of the output, as commitment and independence are, has no place here.
     """
 
+    norms: Tensor  # [losses], decayed sums of each gradient's norm
+    steps: Tensor  # scalar, the decayed number of steps
+
     def __init__(self, weights: Mapping[str, float], decay: float) -> None:
         """`weights` above 0, by the names of the losses."""
         super().__init__()

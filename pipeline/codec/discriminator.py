@@ -13,10 +13,10 @@ DILATIONS = (1, 2, 4)  # over frames
 
 
 class Judgement(NamedTuple):
-    """What one scale makes of waveforms; F frames, W frequencies, which each dilated convolution halves."""
+    """One scale's output for waveforms; F frames, W frequencies, which each dilated convolution halves."""
 
-    logits: Tensor  # [B, 1, F, W], D_k(x): above 0 where it takes them for real
-    features: list[Tensor]  # [B, C, F, W] each, D_k^l(x): what every layer but the last puts out
+    logits: Tensor  # [B, 1, F, W], D_k(x): above 0 where it takes the audio for real
+    features: list[Tensor]  # [B, C, F, W] each, D_k^l(x): outputs of every layer but the last
 
 
 class Discriminator(nn.Module):
@@ -38,6 +38,8 @@ class Discriminator(nn.Module):
 
 class Scale(nn.Module):
     """2-D convolutions over real and imaginary part of an STFT, hop a quarter of the window."""
+
+    hann: Tensor  # [window]
 
     def __init__(self, window: int, filters: int, slope: float) -> None:
         super().__init__()

@@ -91,7 +91,7 @@ class Codec(nn.Module):
 
 
 def configuration(params: CodecParams, sample_rate: int, quantizer: str) -> dict:
-    """What of the parameters the network is built from, as JSON-ready values."""
+    """The parameters that the network is built from, as JSON-ready values."""
     return {
         "sample_rate": sample_rate,
         "quantizer": quantizer,

@@ -1,4 +1,4 @@
-"""Vector quantizers of K codebooks that are moving averages: residual (EnCodec, section 3.2) and grouped."""
+"""Vector quantizers of K codebooks, learned as moving averages: residual (EnCodec, section 3.2) and grouped."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -21,7 +21,7 @@ class Quantized(NamedTuple):
 
 
 class VectorQuantizer(nn.Module):
-    """K codebooks of C vectors, each the moving average of what it quantizes; subclasses say what that is."""
+    """K codebooks of C vectors, each a moving average of its inputs; subclasses say which inputs a codebook gets."""
 
     codebooks: Tensor  # [K, C, D']
     hits: Tensor  # [K, C], moving average of the frames assigned to each code; 1 is an equal share of a batch
@@ -159,8 +159,8 @@ class ResidualVectorQuantizer(VectorQuantizer):
 class GroupedVectorQuantizer(VectorQuantizer):
     """Codebook k quantizes its own part of the latent, numbers k D / K to (k + 1) D / K - 1 (product quantization).
 
-    The second kind of codec that claim C7 is tried on: its streams are not made one from the other, as residual ones
-    are, so what ties them is the music alone.
+    Claim C7 is tested on it too: no stream is computed from another, as residual ones are, so that only the music makes
+    them dependent.
     """
 
     def __init__(self, codebooks: int, codebook_size: int, dimension: int) -> None:

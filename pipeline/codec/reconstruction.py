@@ -21,11 +21,11 @@ from pipeline.codec.spectral import log_mel_distance, si_sdr
 from pipeline.files import atomic, read_array, write_json
 
 MOS_RATE, MOS_CLIPS = 48_000, 32  # Hz; clips, evenly spread, that get an opinion score: 0.2 s of a CPU for each 10 s
-MMD_ROWS = 4000  # that the closed form takes of the held-out codes, evenly spread; it walks all pairs
+MMD_ROWS = 4000  # of the held-out codes, evenly spread, for the closed form, which walks all pairs
 
 
 class Reconstruction(NamedTuple):
-    """What is measured of one clip each, and the quantized vectors behind it."""
+    """Scores of each clip's reconstruction, and its codes."""
 
     si_sdr: np.ndarray  # [n], dB
     log_mel: np.ndarray  # [n], dB
@@ -34,10 +34,10 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def measured(
+def reconstruct(
     codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray, training: params.CodecTraining
 ) -> Reconstruction:
-    """SI-SDR, log-mel distance and, for some, opinion score of int16 clips `[N, T]` against their reconstruction."""
+    """Scores the reconstructions of some rows of int16 clips `[N, T]`; opinion scores of `MOS_CLIPS` of them."""
     some = np.unique(np.linspace(0, len(rows) - 1, MOS_CLIPS).round().astype(int))
     device = next(codec.parameters()).device
     parts: list[tuple[np.ndarray, ...]] = []
@@ -95,7 +95,7 @@ def main() -> None:
     codecs.expect_rate(codec, params.section(arguments.params, "corpus", params.Corpus).sample_rate, arguments.codec)
     test = manifest.of_split(manifest.read(arguments.corpus / "manifest.parquet"), "test")
     audio = read_array(arguments.corpus / "audio.npy")
-    result = measured(codec, audio, test["row"].to_numpy(), settings.training)
+    result = reconstruct(codec, audio, test["row"].to_numpy(), settings.training)
     size = codec.configuration["codebook_size"]
     shares = [np.bincount(used.ravel(), minlength=size) / used.size for used in result.codes.swapaxes(0, 1)]
     with atomic(arguments.out.with_suffix(".npz")) as temporary:

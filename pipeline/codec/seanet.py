@@ -18,7 +18,7 @@ PadMode = Literal["reflect", "constant"]
 class Conv(nn.Module):
     """Weight-normed convolution `[B, C, T]` -> `[B, C', ceil(T / stride)]` with reflected edges or zeros past them.
 
-    With `elu`, of ELU(x): the activation is written where the padded input goes, which saves a pass over it each way.
+    With `elu` it takes ELU(x), written straight into the padded input: one pass over memory less each way.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Conv(nn.Module):
         self.conv = weight_norm(Conv1d(inputs, outputs, kernel_size, stride=stride, dilation=dilation))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pads what the kernel overlaps, where causal at the left alone, and at the right what fills the last stride.
+        """Pads by the kernel's overlap, all of it on the left if causal, and on the right to a whole last stride.
 
         Causal and reflected, as EnCodec at 24 kHz, the first outputs see as much of what follows as is reflected.
         """
@@ -53,7 +53,7 @@ class Conv(nn.Module):
 
 
 class Conv1d(nn.Conv1d):
-    """torch's convolution, but on a CPU with one output channel, where matrix products are several times as fast."""
+    """torch's convolution, with a faster path by matrix products for one output channel on a CPU."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if x.device.type == "cpu" and self.out_channels == self.stride[0] == self.dilation[0] == 1:
@@ -70,7 +70,7 @@ class ConvTranspose(nn.Module):
         self.conv = weight_norm(nn.ConvTranspose1d(inputs, outputs, 2 * stride, stride=stride), dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Cuts the overlap from both ends, where causal from the right alone."""
+        """Trims the overlap from both ends, or from the right alone if causal."""
         (stride,) = self.conv.stride
         left = 0 if self.causal else stride - stride // 2
         return self.conv(F.elu(x))[..., left : left + x.shape[-1] * stride]
@@ -115,10 +115,9 @@ def scale_to_data(network: nn.Sequential, x: Tensor, spread: float) -> Tensor:
         target = spread if layer is layers[-1] else 1.0
         mean = output.mean(dim=(0, 2))
         deviation = output.std(dim=(0, 2)).clamp_min(1e-6)
-        layer.parametrizations.weight.original0.mul_(
-            (target / deviation).view_as(layer.parametrizations.weight.original0)
-        )
-        layer.bias.sub_(mean).mul_(target / deviation)
+        magnitude = layer.get_parameter("parametrizations.weight.original0")
+        magnitude.mul_((target / deviation).view_as(magnitude))
+        layer.get_parameter("bias").sub_(mean).mul_(target / deviation)
         return (output - mean[:, None]) * (target / deviation)[:, None]
 
     hooks = [layer.register_forward_hook(scale) for layer in layers]

@@ -160,7 +160,8 @@ def set_matmul_precision(device: torch.device) -> None:
     """Lets float32 products be as fast as they can be and still be of float32; on a GPU, of TF32.
 
     With "medium", torch hands them to oneDNN, which on some CPUs with AVX-512 takes half the time, and on those with
-    AMX rounds large ones to bfloat16. A product tells which this is, and not a clock: results must not depend on load.
+    AMX rounds large ones to bfloat16. One product is tried to see which this CPU does; timing it instead would let
+    results depend on load.
     """
     torch.set_float32_matmul_precision("high" if device.type == "cuda" else _precision())
 

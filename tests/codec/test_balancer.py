@@ -36,7 +36,7 @@ def gradient_of(balancer: Balancer, gradients: dict[str, Tensor]) -> Tensor:
 
 def reference(weights: dict[str, float], decay: float, steps: list[dict[str, Tensor]]) -> list[Tensor]:
     """EnCodec's equation, item by item, with the moving average as the weighted mean that it is."""
-    found = []
+    totals = []
     for now in range(len(steps)):
         total = torch.zeros(B, T, dtype=torch.float64)
         for name, weight in weights.items():
@@ -44,8 +44,8 @@ def reference(weights: dict[str, float], decay: float, steps: list[dict[str, Ten
             shares = [decay ** (now - step) for step in range(now + 1)]
             average = sum(s * n for s, n in zip(shares, norms, strict=True)) / sum(shares)
             total += weight / sum(weights.values()) * steps[now][name].double() / average
-        found.append(total)
-    return found
+        totals.append(total)
+    return totals
 
 
 @given(scale=st.floats(1e-6, 1e6), weight=st.floats(0.1, 10))

@@ -49,8 +49,8 @@ def test_logits_and_features_are_those_of_encodecs_own_code(slope: float, length
     logits, features = theirs(x[:, None])
     for judgement, expected, layers in zip(ours(x), logits, features, strict=True):
         torch.testing.assert_close(judgement.logits, expected, rtol=1e-5, atol=1e-5)
-        for found, layer in zip(judgement.features, layers, strict=True):
-            torch.testing.assert_close(found, layer, rtol=1e-5, atol=1e-5)
+        for feature, layer in zip(judgement.features, layers, strict=True):
+            torch.testing.assert_close(feature, layer, rtol=1e-5, atol=1e-5)
 
 
 def test_frames_and_frequencies_of_every_layer() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline import params
 from pipeline.lm import model as language_model
 from pipeline.lm.model import LanguageModel, ModelShape, cross_entropy
-from pipeline.lm.patterns import PATTERNS
 from pipeline.lm.transformer import Transformer, set_matmul_precision
 
 K, C, T, D = 3, 11, 6, 8
@@ -47,7 +47,7 @@ def test_float32_products_are_of_float32() -> None:
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.parametrize("name", sorted(PATTERNS))
+@pytest.mark.parametrize("name", sorted(params.choices("PATTERNS")))
 def test_a_token_changes_only_later_steps(name: str) -> None:
     model, (codes, text, mask) = model_of(name), batch()
     before = model(codes, text, mask)
@@ -61,7 +61,7 @@ def test_a_token_changes_only_later_steps(name: str) -> None:
             assert moved[step == step[k, t] + 1].all()
 
 
-@pytest.mark.parametrize("name", sorted(PATTERNS))
+@pytest.mark.parametrize("name", sorted(params.choices("PATTERNS")))
 def test_logits_are_those_of_the_plain_computation(name: str) -> None:
     """Embed K tokens a step, the special one too; all heads at all steps; then pick the tokens' own."""
     model, (codes, text, mask) = model_of(name), batch()

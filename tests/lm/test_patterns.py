@@ -1,13 +1,17 @@
 """Codebook patterns against a slow reference, and their properties at every length."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.lm.patterns import PATTERNS, pattern
+from pipeline import params
+from pipeline.lm.patterns import pattern
 
-names = st.sampled_from(sorted(PATTERNS))
+names = st.sampled_from(sorted(params.choices("PATTERNS")))
 codebooks = st.integers(1, 5)
 frames = st.integers(0, 7)
 
@@ -82,7 +86,7 @@ BY_HAND = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(PATTERNS))
+@pytest.mark.parametrize("name", BY_HAND)
 def test_patterns_by_hand(name: str) -> None:
     codes = torch.tensor([[[1, 2], [3, 4], [5, 6]]])
     assert pattern(name, 3, 2).lay_out(codes, special=0).tolist() == [BY_HAND[name]]
@@ -102,6 +106,14 @@ def test_patterns_by_hand(name: str) -> None:
 def test_steps_of_30_seconds_are_those_of_musicgens_table(name: str, steps: int) -> None:
     """Which leaves out the few that delays add."""
     assert steps <= pattern(name, 4, 1500).steps < steps + 4
+
+
+def test_another_module_may_have_a_table_of_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("pipeline.lm.slow")
+    module.PATTERNS = {"slow": lambda k, t, codebooks, frames: 2 * t}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(params, "choices", lambda table: {"slow": module.__name__})
+    assert pattern("slow", 2, 3).step.tolist() == [[0, 2, 4], [0, 2, 4]]
 
 
 @pytest.mark.parametrize(
