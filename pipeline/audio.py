@@ -37,6 +37,7 @@ MP3_KBPS = {
 }
 # A first frame without sound that states the number of frames, with the flag that it does.
 MP3_COUNT = re.compile(rb"(?:(?:Xing|Info)\0{3}[\1\3\5\7\x09\x0b\x0d\x0f]|VBRI.{10})(.{4})", re.DOTALL)
+MP3_JOINED = 8  # whole frames of another rate behind an MP3 are no chance, but a second recording
 MP3_HEAD = 64  # bytes of a first frame in which that stands
 
 
@@ -176,7 +177,7 @@ def write_wav(path: Path | str, waveform: np.ndarray, rate: int) -> None:
 def _opened(stream: BinaryIO, name: str) -> _Onward:
     """`stream`, with its length mended where the header misleads libsndfile."""
     file = _Onward(stream)
-    if file.format not in ("MP3", "OGG") and not (file.format == "WAV" and file.frames == 0):
+    if file.format not in ("MP3", "OGG") and not (file.format in ("WAV", "WAVEX") and file.frames == 0):
         return file
     file.close()
     stream.seek(0)
@@ -185,7 +186,10 @@ def _opened(stream: BinaryIO, name: str) -> _Onward:
         if fault := ogg_fault(encoded):
             raise ValueError(f"{name} {fault}")
         return _Onward(io.BytesIO(encoded))
-    return _Onward(io.BytesIO((mended_mp3 if file.format == "MP3" else mended_wav)(encoded)))
+    try:
+        return _Onward(io.BytesIO((mended_mp3 if file.format == "MP3" else mended_wav)(encoded)))
+    except ValueError as error:
+        raise ValueError(f"{name} {error}") from None
 
 
 def _lacks_data(log: str) -> bool:
@@ -197,9 +201,14 @@ def _lacks_data(log: str) -> bool:
 def mended_wav(encoded: bytes) -> bytes:
     """A WAV whose data size is 0, as one piped has it, with that for unknown which libsndfile knows.
 
-    Another chunk that follows tells that there is no data indeed.
+    A chunk in its place that ends with the file tells that there is no data indeed.
     """
-    return re.sub(rb"data\0{4}(?![\w ]{4})", b"data" + b"\xff" * 4, encoded, count=1)
+    start = encoded.find(b"data\0\0\0\0") + 8
+    rest = encoded[start:]
+    chunk_end = 8 + int.from_bytes(rest[4:8], "little")
+    if start < 8 or (re.match(rb"[\w ]{4}", rest) and chunk_end <= len(rest) <= chunk_end + 1):
+        return encoded
+    return encoded[: start - 4] + b"\xff" * 4 + rest
 
 
 def ogg_fault(encoded: bytes) -> str | None:
@@ -225,6 +234,9 @@ def mended_mp3(encoded: bytes) -> bytes:
     frames = mp3_frames(encoded)
     if not frames:
         return encoded  # layer I or II, or free format
+    if len(others := mp3_frames(encoded[frames[-1].end :])) >= MP3_JOINED:
+        rates = f"{frames[0].rate} Hz and then {others[0].rate} Hz"
+        raise ValueError(f"holds two recordings, at {rates}, and only the first would be read: make one of them")
     sound = b"".join(encoded[frame.start : frame.end] for frame in frames)
     if told := MP3_COUNT.search(sound, 0, MP3_HEAD):
         # Some encoders count the first frame too.

@@ -501,10 +501,14 @@ def checked(model: type[S], data: Any, origin: str) -> S:
         return model.model_validate(data)
     except ValidationError as error:
         faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'parameters'}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors()
+            f"{_key(fault['loc'])}{fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
         )
         raise ParamsError(f"{origin}: {faults}") from None
+
+
+def _key(place: tuple[int | str, ...]) -> str:
+    """The key that a fault is of, as params.yaml spells it; empty for one of the whole."""
+    return "".join(f"{part}." for part in place if part != "[key]").rstrip(".") + ": " * bool(place)
 
 
 def section(argument: str, name: str, model: type[S]) -> S:

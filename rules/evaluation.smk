@@ -21,8 +21,8 @@ rule embed:
     params:
         settings=settings("corpus", "evaluation", "generation"),
         code=code("pipeline.evaluation.embed", "EMBEDDERS"),
-        captions=lambda _, input: (
-            f"--captions {shlex.quote(input.captions)}" if input.captions else ""
+        captions=lambda wildcards: " ".join(
+            f"--captions {shlex.quote(path)}" for path in outside(wildcards)[1:]
         ),
         content=lambda wildcards: contents(*outside(wildcards)),
     shell:

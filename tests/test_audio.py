@@ -220,6 +220,11 @@ def test_cut_mp3s_are_named_where_a_length_is_stated_and_short_where_not(mode: s
     assert len(heard(content[:-20])) == 530_964 - 1152  # of the last frame nearly all is padding
 
 
+def test_recordings_of_two_rates_in_one_mp3_are_named() -> None:
+    with pytest.raises(ValueError, match="holds two recordings, at 44100 Hz and then 48000 Hz"):
+        heard(mp3("CONSTANT", 44_100, 1) + mp3("CONSTANT", 48_000, 1))
+
+
 @pytest.mark.parametrize("mode", MP3_MODES)
 @pytest.mark.parametrize("told", [True, False])
 def test_tags_around_an_mp3_are_no_music(mode: str, told: bool) -> None:
@@ -304,3 +309,13 @@ def test_floats_at_the_scale_of_integers_are_refused(finite: bool) -> None:
         audio.read(io.BytesIO(content), "the file", finite=finite)
     over = encoded(6 * tone(), "WAV", "FLOAT")
     assert np.abs(heard(over)).max() == pytest.approx(3, rel=0.01)
+
+
+def test_a_piped_extensible_wav_is_read_whole() -> None:
+    samples = (0.5 * np.sin(np.arange(8000) / 5)).astype(np.float32)
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, 8000, format="WAVEX", subtype="PCM_16")
+    content = stream.getvalue()
+    size = (2 * len(samples)).to_bytes(4, "little")
+    assert b"data" + size in content
+    np.testing.assert_array_equal(heard(content.replace(b"data" + size, b"data\0\0\0\0")), heard(content))

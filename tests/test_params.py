@@ -178,7 +178,7 @@ def test_a_missing_key_is_named() -> None:
 
 @pytest.mark.parametrize("data", [None, [], "text", 3])
 def test_what_is_no_mapping_is_named(data: Any) -> None:
-    with pytest.raises(params.ParamsError, match=r"params.yaml: parameters: Input should be a valid dictionary"):
+    with pytest.raises(params.ParamsError, match=r"params.yaml: Input should be a valid dictionary"):
         check(data)
 
 

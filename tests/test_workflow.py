@@ -163,7 +163,9 @@ def test_an_overwritten_clip_of_another_system_is_scored_again(settled: Study, t
     clip = study.folder / "their music" / "a.wav"
     clip.parent.mkdir()
     clip.write_text("one")
-    study.configure({"evaluation": {"systems": {"theirs": {"folder": "their music", "captions": ""}}}})
+    (study.folder / "their captions.csv").write_text("file,caption\na.wav,slow")
+    theirs = {"folder": "their music", "captions": "their captions.csv"}
+    study.configure({"evaluation": {"systems": {"theirs": theirs}}})
     study.settle()
     stat = clip.stat()
     clip.write_text("two")

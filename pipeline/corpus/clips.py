@@ -115,7 +115,7 @@ def clip_starts(samples: int, length: int, most: int) -> np.ndarray:
 def merged(table: pd.DataFrame) -> dict[str, str]:
     """Merges groups that share a title or an identical file, under the first of their names.
 
-    This keeps covers, remakes and copies in one split. Titles without a letter or a digit are ignored.
+    This keeps covers, remakes and copies in one split. Titles without a letter, such as numbers, are ignored.
     """
     # A graph of groups, titles and files, with an edge from a group to each of its titles and files: connected
     # components are the merged groups.
@@ -134,7 +134,8 @@ def merged(table: pd.DataFrame) -> dict[str, str]:
 
 def _shared(table: pd.DataFrame) -> dict[str, pd.Series]:
     """The values, other than the group, that must not be in two splits."""
-    return {"audio file": table["source_sha256"], "title": table["title"].map(normalized)}
+    titles = table["title"].map(normalized)
+    return {"audio file": table["source_sha256"], "title": titles.where(~titles.str.isnumeric(), "")}
 
 
 def assign_splits(clips: dict[str, int], split: params.Split) -> dict[str, str]:

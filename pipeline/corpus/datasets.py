@@ -97,6 +97,10 @@ def _folder(folder: Path, metadata: Path | None) -> Iterator[Entry | None]:
         return
     for row in table(metadata, "file") if metadata.suffix.lower() in (".csv", ".tsv") else json_lines(metadata):
         path = folder / _needed(row, "file")
+        if not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder)):
+            raise JobError(
+                f"{row.where}: {path} is outside {folder}, whose files alone are watched: move or link it there"
+            )
         genre = row.text("genre")
         entry = Entry(
             path,

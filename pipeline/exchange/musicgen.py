@@ -107,11 +107,9 @@ def from_weights(config: dict[str, Any], weights: dict[str, Tensor], frames: int
         for name, value in FIXED.items()
         if config.get(name, value) != value
     ]
-    wrong += [
-        f"{name} is {config.get(name)!r} and must be a number above 0" for name in SIZES if not _count(config.get(name))
-    ]
     if wrong:
         raise ValueError(f"no language model here is this MusicgenForCausalLM: {'; '.join(wrong)}")
+    _expect_sizes(config)
     if frames < 1:
         raise ValueError(f"its clips have {frames} frames: max_length or max_position_embeddings is too small")
     width = config["hidden_size"]
@@ -171,14 +169,18 @@ def load_musicgen(folder: Path) -> tuple[LanguageModel, codecs.Codec | None, dic
     """
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder / 'config.json'} is missing: give the folder of a MusicGen checkpoint")
-    config, weights = read_json(folder / "config.json"), _weights(folder)
+    config, weights = _object(folder / "config.json"), _weights(folder)
     if config.get("model_type") == "musicgen_decoder":
         config = _defaults() | config
         if (folder / PROJECTION_FILE).exists():
             weights |= load_file(folder / PROJECTION_FILE)
+        _expect_sizes(config)
         return from_weights(config, weights, _steps(folder, config) - config["num_codebooks"]), None, None
     if config.get("model_type") != "musicgen":
         raise ValueError(f"{folder / 'config.json'} describes a model of type {config.get('model_type')!r}")
+    for part in ("audio_encoder", "decoder", "text_encoder"):
+        if not isinstance(config.get(part), dict):
+            raise ValueError(f"{folder / 'config.json'} lacks the configuration of {part}: give a whole MusicGen")
     codec = encodec.from_weights(config["audio_encoder"], _under(weights, "audio_encoder."), folder)
     own = _under(weights, "decoder.") | {name: weights[name] for name in PROJECTION if name in weights}
     model = from_weights(_defaults() | config["decoder"], own, round(TRAINED_SECONDS * codec.frame_rate))
@@ -188,7 +190,7 @@ def load_musicgen(folder: Path) -> tuple[LanguageModel, codecs.Codec | None, dic
 def _steps(folder: Path, config: dict[str, Any]) -> int:
     """Steps of the clips that a decoder was trained on; where it sets itself no length, as many as it has positions."""
     path = folder / "generation_config.json"
-    limit = read_json(path).get("max_length") if path.exists() else None
+    limit = _object(path).get("max_length") if path.exists() else None
     for origin, length in ((path, limit), (folder / "config.json", config.get("max_position_embeddings"))):
         if length is not None and _count(length):
             return int(length)
@@ -197,6 +199,29 @@ def _steps(folder: Path, config: dict[str, Any]) -> int:
                 f"{origin} gives a length of {length!r}: it must be a whole number above 0, or be left out"
             )
     raise ValueError(f"{folder / 'config.json'} lacks max_position_embeddings, the longest clip in steps")
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A configuration's JSON object; ValueError where the file holds anything else."""
+    try:
+        config = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}): get the checkpoint again") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no JSON object: give a checkpoint of transformers")
+    return config
+
+
+def _expect_sizes(config: dict[str, Any]) -> None:
+    """Raises ValueError where a size is missing or no count, or the heads do not divide the width."""
+    if wrong := [name for name in SIZES if not _count(config.get(name))]:
+        values = ", ".join(f"{name} is {config.get(name)!r}" for name in wrong)
+        raise ValueError(f"no language model here is this MusicgenForCausalLM: {values} and must be a number above 0")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        raise ValueError(
+            f"hidden_size is {config['hidden_size']} and must be a multiple of num_attention_heads, "
+            f"{config['num_attention_heads']}"
+        )
 
 
 def _count(value: Any) -> bool:

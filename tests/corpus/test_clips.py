@@ -316,3 +316,10 @@ def test_scores_become_a_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert clips["track_id"].nunique() == 48
     assert clips.groupby("title")["split"].nunique().max() == 1
     assert {"instruments", "key", "metre", "tempo"} == set(json.loads(clips["facts"][0]))
+
+
+def test_titles_that_are_numbers_join_nothing() -> None:
+    """As file names give them: 1_11 and 11_1 are no one piece."""
+    rows = [("a", "x", "1_11", ""), ("b", "y", "11_1", ""), ("c", "z", "Song 2", ""), ("d", "w", "song-2", "")]
+    groups = corpus.merged(pd.DataFrame(rows, columns=["group", "source_sha256", "title", "split"]))
+    assert groups == {"a": "a", "b": "b", "c": "c", "d": "c"}

@@ -286,3 +286,12 @@ def test_a_corpus_is_built_of_it_with_its_own_captions(tmp_path: Path) -> None:
     told = params.Captions(tag_threshold=0.5, max_tags=3, paraphrases=2, seed=0)
     bands = captions.Bands(np.array([-20, -10]), np.array([500, 900]))
     assert captions.caption(clips.iloc[0], [], bands, told) == ["Piece number 0."] * 2
+
+
+def test_a_file_outside_the_folder_is_named(tmp_path: Path) -> None:
+    """Results are made again when the folder's files change, and so no others may be used."""
+    sound(tmp_path / "elsewhere.wav")
+    sound(tmp_path / "music" / "a.wav")
+    for name in ("../elsewhere.wav", str(tmp_path / "elsewhere.wav")):
+        with pytest.raises(JobError, match=r"x\.csv, line 2: .*elsewhere\.wav is outside .*music"):
+            datasets.read("folder", tmp_path / "music", text(tmp_path / "x.csv", "file", name))

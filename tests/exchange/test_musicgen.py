@@ -181,6 +181,9 @@ def test_a_folder_that_is_no_musicgen_is_named(tmp_path: Path) -> None:
         ({"audio_channels": 2}, "audio_channels is 2 and must be 1"),
         ({"num_hidden_layers": 3}, r"lacks model\.decoder\.layers\.2\.self_attn_layer_norm\.weight"),
         ({"num_hidden_layers": None}, "num_hidden_layers is None and must be a number above 0"),
+        ({"num_codebooks": None}, "num_codebooks is None and must be a number above 0"),
+        ({"num_attention_heads": 5}, "must be a multiple of num_attention_heads, 5"),
+        ({"model_type": "musicgen"}, r"config\.json lacks the configuration of audio_encoder"),
         ({"vocab_size": "16"}, "vocab_size is '16' and must be a number above 0"),
         ({"ffn_dim": 64}, r"fc1\.weight is \[32, 16\], which config\.json does not describe"),
     ):
@@ -217,6 +220,19 @@ def test_a_length_that_cannot_be_is_named(length: Any, complaint: str, tmp_path:
     write_json(path, read_json(path) | {"max_length": length})
     with pytest.raises(ValueError, match=complaint):
         musicgen.load_musicgen(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_configuration_that_is_no_object_is_named(name: str, tmp_path: Path) -> None:
+    musicgen.save_musicgen(model_of(), tmp_path)
+    for content, complaint in (
+        ("[]", "holds no JSON object"),
+        ("{", "is not whole JSON"),
+        ("null", "holds no JSON object"),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=rf"{name} {complaint}"):
+            musicgen.load_musicgen(tmp_path)
 
 
 def test_a_folder_is_not_written_over_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
