@@ -32,7 +32,7 @@ def choices(table: str) -> dict[str, str]:
     """
     modules: dict[str, str] = {}
     for path in sorted((PACKAGE / TABLES[table]).glob("*.py")):
-        for key in _keys(path.read_text(), table):
+        for key in _keys(path, table):
             if not (isinstance(key, ast.Constant) and isinstance(key.value, str)):
                 raise ValueError(f"{path}: a name in {table} is no plain string")
             if key.value in modules:
@@ -46,9 +46,10 @@ def choice(table: str, name: str) -> Any:
     return getattr(importlib.import_module(choices(table)[_one_of(table)(name)]), table)[name]
 
 
-def _keys(source: str, table: str) -> Iterator[ast.expr | None]:
+def _keys(path: Path, table: str) -> Iterator[ast.expr | None]:
     """Keys of the assignments `TABLE = {...}` and `TABLE["name"] = ...` at a module's top level."""
-    for node in ast.parse(source).body if table in source else []:
+    source = path.read_text()
+    for node in ast.parse(source, str(path)).body if table in source else []:
         if not isinstance(node, ast.Assign | ast.AnnAssign):
             continue
         for target in node.targets if isinstance(node, ast.Assign) else [node.target]:

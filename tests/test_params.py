@@ -247,8 +247,9 @@ def test_names_are_read_without_importing_what_computes() -> None:
         ("import x\nx.T['a'] = 1", []),
     ],
 )
-def test_a_tables_names_are_read_from_its_source(source: str, names: list[str]) -> None:
-    assert [key.value for key in params._keys(source, "T")] == names
+def test_a_tables_names_are_read_from_its_source(source: str, names: list[str], tmp_path: Path) -> None:
+    (tmp_path / "x.py").write_text(source)
+    assert [key.value for key in params._keys(tmp_path / "x.py", "T")] == names
 
 
 def test_the_level_of_intervals_is_read_alone_and_from_the_whole(tmp_path: Path) -> None:

@@ -60,13 +60,18 @@ def pattern(name: str, codebooks: int, frames: int) -> Pattern:
     - `valle`: what figure 1 names after VALL-E, and the ablation `coarse-first`: one pattern with two names.
 
     Raises:
-        ValueError: an unknown name, no codebook, or a negative number of frames.
+        ValueError: an unknown name, no codebook, a negative number of frames, or a rule under which tokens collide.
     """
     rule: Rule = params.choice("PATTERNS", name)
     if codebooks < 1 or frames < 0:
         raise ValueError(f"a pattern needs K >= 1 codebooks and T >= 0 frames, got K={codebooks}, T={frames}")
     k, t = torch.arange(codebooks)[:, None], torch.arange(frames)[None]
-    return Pattern(rule(k, t, codebooks, frames).expand(codebooks, frames).contiguous())
+    step = rule(k, t, codebooks, frames).expand(codebooks, frames).contiguous()
+    if step.numel() and (int(step.min()) < 0 or bool((step.sort(dim=1).values.diff(dim=1) == 0).any())):
+        raise ValueError(
+            f"pattern '{name}' has a step below 0, or two frames of one codebook at one step: mend its rule"
+        )
+    return Pattern(step)
 
 
 def _coarse_first(k: Tensor, t: Tensor, codebooks: int, frames: int) -> Tensor:

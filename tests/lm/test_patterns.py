@@ -2,6 +2,7 @@
 
 import sys
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -106,6 +107,13 @@ def test_patterns_by_hand(name: str) -> None:
 def test_steps_of_30_seconds_are_those_of_musicgens_table(name: str, steps: int) -> None:
     """Which leaves out the few that delays add."""
     assert steps <= pattern(name, 4, 1500).steps < steps + 4
+
+
+@pytest.mark.parametrize("rule", [lambda k, t, codebooks, frames: t // 2 + k, lambda k, t, codebooks, frames: t - 1])
+def test_a_rule_under_which_tokens_collide_is_named(rule: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(params, "choice", lambda table, name: rule)
+    with pytest.raises(ValueError, match="pattern 'broken' has a step below 0, or two frames of one codebook"):
+        pattern("broken", 2, 4)
 
 
 def test_another_module_may_have_a_table_of_patterns(monkeypatch: pytest.MonkeyPatch) -> None:
