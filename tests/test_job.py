@@ -1,7 +1,10 @@
 """Jobs: arguments, threads, one-sentence errors, and progress that others can read."""
 
+import ast
 import json
 import os
+import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,6 +12,14 @@ import pytest
 import torch
 
 from pipeline import job
+
+ROOT = Path(__file__).parents[1]
+OPTION = r"--[a-z][a-z-]*"
+COMMANDS = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in (ROOT / "pipeline").rglob("*.py")
+    if '__name__ == "__main__"' in path.read_text()
+)
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +148,25 @@ def test_running_jobs_are_shown_and_dead_ones_are_not(
     assert "dead" not in shown
     job._watch()
     assert capsys.readouterr().out == "no job is running here\n"
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_that_knows_the_options_of_its_example(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    assert end.value.code == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: ")
+    example = ast.get_docstring(ast.parse((ROOT / f"{name.replace('.', '/')}.py").read_text())) or ""
+    assert set(re.findall(r"python -m (pipeline[\w.]*\w)", example)) <= {name}
+    assert set(re.findall(OPTION, example)) <= set(re.findall(OPTION, shown))
+
+
+def test_every_main_is_a_command() -> None:
+    mains = [path for path in (ROOT / "pipeline").rglob("*.py") if "\ndef main(" in path.read_text()]
+    assert {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in mains} | {job.__name__} == set(COMMANDS)
