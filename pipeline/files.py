@@ -27,15 +27,18 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Writes `value` as JSON; NaN and infinity raise ValueError, because JSON cannot represent them."""
+    """Writes `value` as JSON; NaN and infinity are errors (ValueError), for JSON has no name for them."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     with atomic(path) as temporary:
         temporary.write_text(text)
 
 
 def read_json(path: Path | str) -> Any:
-    """Reads JSON."""
-    return json.loads(Path(path).read_text())
+    """Reads JSON; ValueError names the file that is not."""
+    try:
+        return json.loads(Path(path).read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not whole JSON ({error}): remove it and make it again") from None
 
 
 def write_array(path: Path | str, array: np.ndarray) -> None:
@@ -45,5 +48,8 @@ def write_array(path: Path | str, array: np.ndarray) -> None:
 
 
 def read_array(path: Path | str) -> np.ndarray:
-    """Memory-maps one `.npy` array, read-only."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    """Memory-maps one `.npy` array, read-only; ValueError names the file that is none, or not whole."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is not a whole .npy file ({error}): remove it and make it again") from None

@@ -90,3 +90,15 @@ def test_objects_are_not_pickled(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object))
     with pytest.raises(ValueError, match=r"allow_pickle=False|Python objects"):
         read_array(tmp_path / "x.npy")
+
+
+def test_a_file_that_is_not_whole_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"a": ')
+    with pytest.raises(ValueError, match=r"x\.json is not whole JSON"):
+        read_json(tmp_path / "x.json")
+    write_array(tmp_path / "x.npy", np.arange(1000))
+    whole = (tmp_path / "x.npy").read_bytes()
+    for size in (0, 20, len(whole) - 1):
+        (tmp_path / "x.npy").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"x\.npy is not a whole \.npy file"):
+            read_array(tmp_path / "x.npy")

@@ -3,10 +3,11 @@
     python -m pipeline.exchange.encodec export --model results/codec/mmd-seed0 --out exported
     python -m pipeline.exchange.encodec import --model encodec_32khz --out imported
 
-The folder that `export` writes is what `EncodecModel.from_pretrained` reads, and a folder of that kind (`config.json`,
-`model.safetensors`; `facebook/encodec_32khz` is one) is what `import` reads. A codec with `latent_norm` has no twin in
-transformers: its folder holds the code of one as well (`latent_norm_encodec.py`), for
-`AutoModel.from_pretrained(folder, trust_remote_code=True)`. EncodecModel decodes it, and would choose other codes.
+`export` writes a folder for `EncodecModel.from_pretrained`, and `import` reads such a folder (`config.json` and
+`model.safetensors`, as in `facebook/encodec_32khz`). Transformers has no model with `latent_norm`, so the folder of a
+codec with it also holds the model's code (`latent_norm_encodec.py`): load it with
+`AutoModel.from_pretrained(folder, trust_remote_code=True)`. A plain EncodecModel decodes its codes too, but does not
+encode to the same ones.
 """
 
 import argparse
@@ -44,7 +45,7 @@ SEANET = {
     "causal": "use_causal_conv",
     "pad_mode": "pad_mode",
 }
-# What every codec here is, in the words of EncodecConfig.
+# Settings of EncodecConfig with the values that a codec here can have; exports get the first.
 FIXED: dict[str, tuple[Any, ...]] = {
     "audio_channels": (1,),
     "normalize": (False,),
@@ -55,6 +56,19 @@ FIXED: dict[str, tuple[Any, ...]] = {
     "trim_right_ratio": (1.0,),
     "use_conv_shortcut": (False,),
 }
+# The least that a network can be built of.
+SMALLEST = {
+    "sampling_rate": 1,
+    "hidden_size": 1,
+    "codebook_size": 2,
+    "num_filters": 1,
+    "kernel_size": 1,
+    "residual_kernel_size": 1,
+    "last_kernel_size": 1,
+    "dilation_growth_rate": 1,
+    "num_residual_layers": 0,
+    "num_lstm_layers": 1,
+}
 LATENT_NORM = "encodec_latent_norm"  # the model type of latent_norm_encodec.py
 # How weight norm was stored before torch had parametrizations, as in the published checkpoints.
 RENAMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
@@ -63,11 +77,11 @@ RENAMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "paramet
 def to_transformers(codec: codecs.Codec) -> "EncodecModel":
     """The EncodecModel that encodes and decodes as `codec` does, on the CPU; a subclass where it has `latent_norm`.
 
-    A grouped quantizer becomes the residual one whose codebooks are 0 outside their own part, which chooses the same
-    codes; no LSTM, which EncodecModel cannot be without, becomes one of zeros, which adds nothing.
+    A grouped quantizer becomes a residual one whose codebooks are 0 outside their own dimensions, which chooses the
+    same codes. EncodecModel always has an LSTM; where `codec` has none, its weights are 0 and it adds nothing.
 
     Raises:
-        ValueError: the size of `codec`'s codebooks is no power of two, which EncodecModel's is.
+        ValueError: `codec` is not a SEANet, or the size of its codebooks is not a power of two.
     """
     _, model_class = _transformers(codec.configuration["latent_norm"])
     model = model_class(_encodec_config(codec.configuration)).eval()
@@ -84,12 +98,12 @@ def to_transformers(codec: codecs.Codec) -> "EncodecModel":
 
 
 def from_transformers(model: "EncodecModel") -> codecs.Codec:
-    """The codec that encodes and decodes as `model` does at its last, which is its highest, bandwidth.
+    """The codec that encodes and decodes as `model` does at its highest bandwidth, the last.
 
-    At a lower one `model` leaves out the last codebooks: its codes are the first ones of this codec's.
+    At a lower bandwidth `model` uses only the first codebooks, and its codes are the first streams of this codec's.
 
     Raises:
-        ValueError: `model` is what no codec here can be; the message names each such setting.
+        ValueError: settings of `model` are not supported; the message names each.
     """
     _expect_representable(model.config)
     lstms = _layers(model, nn.LSTM)
@@ -123,7 +137,7 @@ def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None) 
     """Writes what `from_pretrained` reads, the configuration of its feature extractor, and `origin`.
 
     Raises:
-        ValueError: EncodecModel cannot be `codec`.
+        ValueError: EncodecModel does not support `codec`.
     """
     model = to_transformers(codec)
     from transformers import EncodecFeatureExtractor
@@ -149,45 +163,77 @@ def load_encodec(folder: Path) -> codecs.Codec:
     """The codec of an EnCodec checkpoint in transformers' format, a local folder; nothing is unpickled.
 
     Raises:
-        ValueError: a file is missing, the checkpoint is not an EnCodec or not whole, or no codec here can be it.
+        ValueError: a file is missing, or the checkpoint is not an EnCodec, not whole or not supported.
     """
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).exists():
             raise ValueError(f"{folder / name} is missing: give the folder of an EnCodec checkpoint of transformers")
-    settings = read_json(folder / "config.json")
-    if settings.get("model_type") not in ("encodec", LATENT_NORM):
-        raise ValueError(f"{folder / 'config.json'} describes a model of type {settings.get('model_type')!r}")
-    try:
-        weights = load_file(folder / "model.safetensors")
-    except SafetensorError as error:
-        raise _unfit(folder, error) from None
-    return from_weights(settings, weights, folder)
+    return from_weights(read_settings(folder / "config.json"), read_weights(folder / "model.safetensors"), folder)
 
 
 def from_weights(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> codecs.Codec:
-    """The codec of an EncodecModel's configuration and weights; `folder` is where they lie, for what is said of faults.
+    """The codec of an EncodecModel's configuration and weights; errors name `folder`, which holds them.
 
     Raises:
-        ValueError: the weights do not fit the configuration, or no codec here can be it.
+        ValueError: the configuration is not an EnCodec's or not supported, or the weights do not fit it.
     """
-    config_class, model_class = _transformers(settings.get("model_type") == LATENT_NORM)
-    from huggingface_hub.errors import StrictDataclassError
-
-    try:
-        config = config_class.from_dict(settings)
-    except StrictDataclassError as error:
-        raise ValueError(f"{folder / 'config.json'}: {str(error).splitlines()[-1].strip()}") from None
+    kind = settings.get("model_type")
+    if kind not in ("encodec", LATENT_NORM):
+        raise ValueError(f"{folder / 'config.json'} describes a codec of type {kind!r}, which must be 'encodec'")
+    config_class, model_class = _transformers(kind == LATENT_NORM)
+    config = checked_config(config_class, settings, folder)
     _expect_representable(config)
     model = model_class(config)
     try:
         model.load_state_dict({_renamed(name): value for name, value in weights.items()})
     except RuntimeError as error:
-        raise _unfit(folder, error) from None
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{folder}: the weights do not fit config.json: {reason}") from None
     return from_transformers(model)
 
 
-def _unfit(folder: Path, error: Exception) -> ValueError:
-    return ValueError(f"{folder}: the weights do not fit config.json: {str(error).splitlines()[-1].strip()}")
+def read_settings(path: Path) -> dict[str, Any]:
+    """The JSON object that a file of a checkpoint holds; ValueError where it holds none."""
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{path} holds no JSON object: give a checkpoint as `save_pretrained` writes it")
+    return settings
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; ValueError where it is not whole."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): download or export it again") from None
+
+
+def checked_config(config_class: Any, settings: dict[str, Any], folder: Path) -> Any:
+    """`config_class` of a checkpoint's settings, with its own defaults for those left out.
+
+    Raises:
+        ValueError: a value, such as null, is of a type that the setting cannot have.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        return config_class.from_dict(settings)
+    except StrictDataclassError as error:
+        raise ValueError(f"{folder / 'config.json'}: {str(error).splitlines()[-1].strip()}") from None
+
+
+def unsupported(config: Any, fixed: dict[str, tuple[Any, ...]], smallest: dict[str, int]) -> list[str]:
+    """One complaint for each setting that has none of its `fixed` values or is below its `smallest`."""
+    wrong = [
+        f"{name} is {getattr(config, name)!r} and must be {' or '.join(map(repr, allowed))}"
+        for name, allowed in fixed.items()
+        if getattr(config, name) not in allowed
+    ]
+    return wrong + [
+        f"{name} is {getattr(config, name)} and must be at least {least}"
+        for name, least in smallest.items()
+        if getattr(config, name) < least
+    ]
 
 
 def _transformers(latent_norm: bool) -> tuple[type["EncodecConfig"], type["EncodecModel"]]:
@@ -227,16 +273,17 @@ def _encodec_config(configuration: dict) -> "EncodecConfig":
 
 
 def _expect_representable(config: "EncodecConfig") -> None:
-    """Raises ValueError that names what in `config` no codec here can be."""
-    wrong = [
-        f"{name} is {getattr(config, name)!r} and must be {' or '.join(map(repr, allowed))}"
-        for name, allowed in FIXED.items()
-        if getattr(config, name) not in allowed
-    ]
+    """Raises ValueError with every setting of `config` that is not supported."""
+    wrong = unsupported(config, FIXED, SMALLEST)
     if config.codebook_dim != config.hidden_size:
         wrong.append(f"codebook_dim is {config.codebook_dim} and must be hidden_size, {config.hidden_size}")
+    if min(config.upsampling_ratios, default=0) < 1:
+        wrong.append(f"upsampling_ratios is {config.upsampling_ratios} and must be one or more numbers of at least 1")
+    # The number of codebooks follows from all of these.
+    if not wrong and (not config.target_bandwidths or config.num_quantizers < 1):
+        wrong.append(f"target_bandwidths is {config.target_bandwidths}, whose last must be enough for one codebook")
     if wrong:
-        raise ValueError(f"no codec here is this EncodecModel: {'; '.join(wrong)}")
+        raise ValueError(f"this EncodecModel is not supported: {'; '.join(wrong)}")
 
 
 def _layers(network: nn.Module, kind: Any) -> list[Any]:
@@ -296,8 +343,8 @@ def main() -> None:
         *("export", "import"),
     )
     if arguments.what == "export":
-        origin = read_json(arguments.model / "model.json")["provenance"]
-        save_encodec(codecs.load(arguments.model), arguments.out, origin)
+        codec = codecs.load(arguments.model)
+        save_encodec(codec, arguments.out, read_json(arguments.model / "model.json").get("provenance"))
     else:
         codec = load_encodec(arguments.model)
         digests = {

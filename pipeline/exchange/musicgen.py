@@ -4,10 +4,10 @@
     python -m pipeline.exchange.musicgen import --model exported --out imported
     python -m pipeline.exchange.musicgen import --model musicgen-small --out imported
 
-The folder that `export` writes is what `MusicgenForCausalLM.from_pretrained` reads; beside its files stands the
-projection of the text states, which that model takes projected. `import` reads such a folder, or a whole checkpoint
-such as `facebook/musicgen-small`, of which it writes the codec and the text encoder too: `imported/lm`,
-`imported/codec` and, for `conditioner.encoder`, `imported/text_encoder`. Nothing is unpickled.
+`export` writes a folder for `MusicgenForCausalLM.from_pretrained`, and the projection of the text states as a file of
+its own, because that model expects them already projected. `import` reads such a folder, or a whole checkpoint such as
+`facebook/musicgen-small`; from a whole one it writes `imported/lm`, `imported/codec` and `imported/text_encoder`, which
+`conditioner.encoder` can name. Nothing is unpickled.
 """
 
 import os
@@ -16,23 +16,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline import job, provenance
 from pipeline.codec import model as codecs
 from pipeline.exchange import encodec
-from pipeline.files import atomic, read_json, write_json
+from pipeline.files import atomic, write_json
 from pipeline.lm import model as language_model
 from pipeline.lm.model import LanguageModel, ModelShape
 
 if TYPE_CHECKING:
-    from transformers import MusicgenForCausalLM
+    from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
-# What every language model here is, in the words of MusicgenDecoderConfig.
+# Settings of MusicgenDecoderConfig that are the same for every language model here.
 FIXED: dict[str, Any] = {"activation_function": "gelu", "scale_embedding": False, "audio_channels": 1}
-SIZES = ("hidden_size", "num_codebooks", "vocab_size", "num_attention_heads", "num_hidden_layers", "ffn_dim")
+SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "ffn_dim", "num_attention_heads", "num_codebooks")
 LAYER = {  # our name -> theirs, joined along the first dimension
     "self_norm": ["self_attn_layer_norm"],
     "self_qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
@@ -47,19 +46,19 @@ LAYER = {  # our name -> theirs, joined along the first dimension
 }
 PROJECTION = ("enc_to_dec_proj.weight", "enc_to_dec_proj.bias")
 PROJECTION_FILE = "text_projection.safetensors"
-TRAINED_SECONDS = 30.0  # of MusicGen's clips; its configuration does not say
+TRAINED_SECONDS = 30.0  # length of MusicGen's training clips, which its configuration does not give
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "spiece.model", "added_tokens.json")
 
 
 def to_transformers(model: LanguageModel) -> "MusicgenForCausalLM":
-    """The MusicgenForCausalLM whose logits are those of `model`, given text states as `model.condition` projects them.
+    """The MusicgenForCausalLM with the logits of `model`, given text states that `model.condition` projected.
 
     Raises:
-        ValueError: `model` has another codebook pattern than delay, the only one that MusicgenForCausalLM knows.
+        ValueError: the codebook pattern is not delay, the only one that MusicgenForCausalLM has.
     """
     shape = model.shape
     if shape.pattern != "delay":
-        raise ValueError(f"MusicgenForCausalLM knows the delay pattern alone, and this model's is {shape.pattern}")
+        raise ValueError(f"MusicgenForCausalLM has only the delay pattern, and this model's is {shape.pattern}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 
@@ -91,52 +90,47 @@ def to_transformers(model: LanguageModel) -> "MusicgenForCausalLM":
     return theirs
 
 
-def from_weights(config: dict[str, Any], weights: dict[str, Tensor], frames: int) -> LanguageModel:
+def from_weights(config: "MusicgenDecoderConfig", weights: dict[str, Tensor], frames: int) -> LanguageModel:
     """The language model of a MusicgenForCausalLM's configuration and weights.
 
     Args:
-        config: its MusicgenDecoderConfig.
+        config: its configuration.
         weights: its state dict, and `enc_to_dec_proj.weight`, `.bias` where text states are not of its width.
         frames: T of the clips it was trained on.
 
     Raises:
-        ValueError: no model here can be it, or a weight is missing or of another shape.
+        ValueError: a setting is not supported, or a weight is missing or has another shape.
     """
-    wrong = [
-        f"{name} is {config[name]!r} and must be {value!r}"
-        for name, value in FIXED.items()
-        if config.get(name, value) != value
-    ]
+    wrong = encodec.unsupported(config, {name: (value,) for name, value in FIXED.items()}, dict.fromkeys(SIZES, 1))
+    if not wrong and config.hidden_size % config.num_attention_heads:
+        wrong = [f"num_attention_heads is {config.num_attention_heads}, which does not divide {config.hidden_size}"]
     if wrong:
-        raise ValueError(f"no language model here is this MusicgenForCausalLM: {'; '.join(wrong)}")
-    _expect_sizes(config)
-    if frames < 1:
-        raise ValueError(f"its clips have {frames} frames: max_length or max_position_embeddings is too small")
-    width = config["hidden_size"]
+        raise ValueError(f"this MusicgenForCausalLM is not supported: {'; '.join(wrong)}")
+    width = config.hidden_size
     if PROJECTION[0] not in weights:
         weights = {**weights, PROJECTION[0]: torch.eye(width), PROJECTION[1]: torch.zeros(width)}
     model = LanguageModel(
         ModelShape(
             pattern="delay",
-            codebooks=config["num_codebooks"],
-            codebook_size=config["vocab_size"],
+            codebooks=config.num_codebooks,
+            codebook_size=config.vocab_size,
             frames=frames,
-            text_dimension=weights[PROJECTION[0]].shape[1],
+            text_dimension=weights[PROJECTION[0]].shape[-1],
             width=width,
-            heads=config["num_attention_heads"],
-            layers=config["num_hidden_layers"],
-            feedforward=config["ffn_dim"],
-            dropout=config.get("dropout") or 0.0,
+            heads=config.num_attention_heads,
+            layers=config.num_hidden_layers,
+            feedforward=config.ffn_dim,
+            dropout=config.dropout,
         )
     )
     own = model.state_dict()
     for name, parts in _names(model.shape).items():
         if missing := [part for part in parts if part not in weights]:
-            raise ValueError(f"the checkpoint lacks {missing[0]}: give one whose weights are whole")
-        whole = torch.cat([weights[part].float() for part in parts])
-        if whole.numel() != own[name].numel():
-            raise ValueError(f"{parts[0]} is {list(weights[parts[0]].shape)}, which config.json does not describe")
-        own[name].copy_(whole.view_as(own[name]))
+            raise ValueError(f"the checkpoint lacks the weight {missing[0]}: give a complete one")
+        found = torch.cat([weights[part].float().flatten() for part in parts])
+        if found.numel() != own[name].numel():
+            raise ValueError(f"{parts[0]} is {list(weights[parts[0]].shape)}, which does not fit config.json")
+        own[name].copy_(found.view_as(own[name]))
     return model.eval()
 
 
@@ -144,7 +138,7 @@ def save_musicgen(model: LanguageModel, folder: Path, origin: dict | None = None
     """Writes what `MusicgenForCausalLM.from_pretrained` reads, the projection of the text states, and `origin`.
 
     Raises:
-        ValueError: MusicgenForCausalLM cannot be `model`.
+        ValueError: MusicgenForCausalLM does not support `model`.
     """
     theirs = to_transformers(model)
     theirs.config.architectures = [type(theirs).__name__]
@@ -165,67 +159,41 @@ def load_musicgen(folder: Path) -> tuple[LanguageModel, codecs.Codec | None, dic
         The language model; the codec, or None; the text encoder's configuration and weights, or None.
 
     Raises:
-        ValueError: a file is missing, the checkpoint is not a MusicGen, or nothing here can be it.
+        ValueError: a file is missing, or the checkpoint is not a MusicGen or not a supported one.
     """
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder / 'config.json'} is missing: give the folder of a MusicGen checkpoint")
-    config, weights = _object(folder / "config.json"), _weights(folder)
-    if config.get("model_type") == "musicgen_decoder":
-        config = _defaults() | config
+    settings, weights = encodec.read_settings(folder / "config.json"), _weights(folder)
+    kind = settings.get("model_type")
+    if kind == "musicgen_decoder":
         if (folder / PROJECTION_FILE).exists():
-            weights |= load_file(folder / PROJECTION_FILE)
-        _expect_sizes(config)
-        return from_weights(config, weights, _steps(folder, config) - config["num_codebooks"]), None, None
-    if config.get("model_type") != "musicgen":
-        raise ValueError(f"{folder / 'config.json'} describes a model of type {config.get('model_type')!r}")
-    for part in ("audio_encoder", "decoder", "text_encoder"):
-        if not isinstance(config.get(part), dict):
-            raise ValueError(f"{folder / 'config.json'} lacks the configuration of {part}: give a whole MusicGen")
-    codec = encodec.from_weights(config["audio_encoder"], _under(weights, "audio_encoder."), folder)
+            weights |= encodec.read_weights(folder / PROJECTION_FILE)
+        config = _config(settings, folder)
+        return from_weights(config, weights, _frames(config, folder)), None, None
+    if kind != "musicgen":
+        raise ValueError(f"{folder / 'config.json'} describes a model of type {kind!r}, which must be 'musicgen'")
+    for name in ("text_encoder", "audio_encoder", "decoder"):
+        if not isinstance(settings.get(name), dict):
+            raise ValueError(f"{folder / 'config.json'} lacks the section {name}: give a whole MusicGen checkpoint")
+    codec = encodec.from_weights(settings["audio_encoder"], _under(weights, "audio_encoder."), folder)
     own = _under(weights, "decoder.") | {name: weights[name] for name in PROJECTION if name in weights}
-    model = from_weights(_defaults() | config["decoder"], own, round(TRAINED_SECONDS * codec.frame_rate))
-    return model, codec, {"config": config["text_encoder"], "weights": _under(weights, "text_encoder.")}
+    model = from_weights(_config(settings["decoder"], folder), own, round(TRAINED_SECONDS * codec.frame_rate))
+    return model, codec, {"config": settings["text_encoder"], "weights": _under(weights, "text_encoder.")}
 
 
-def _steps(folder: Path, config: dict[str, Any]) -> int:
-    """Steps of the clips that a decoder was trained on; where it sets itself no length, as many as it has positions."""
+def _frames(config: "MusicgenDecoderConfig", folder: Path) -> int:
+    """T of the clips a language model without its codec was trained on, which `export` writes as `max_length`.
+
+    Without a `max_length`, or with null, transformers stops after a few tokens by default, which says nothing of the
+    training: then it is the longest sequence that the configuration has positions for.
+    """
+    name, length = "max_position_embeddings", config.max_position_embeddings
     path = folder / "generation_config.json"
-    limit = _object(path).get("max_length") if path.exists() else None
-    for origin, length in ((path, limit), (folder / "config.json", config.get("max_position_embeddings"))):
-        if length is not None and _count(length):
-            return int(length)
-        if length is not None:
-            raise ValueError(
-                f"{origin} gives a length of {length!r}: it must be a whole number above 0, or be left out"
-            )
-    raise ValueError(f"{folder / 'config.json'} lacks max_position_embeddings, the longest clip in steps")
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """A configuration's JSON object; ValueError where the file holds anything else."""
-    try:
-        config = read_json(path)
-    except ValueError as error:
-        raise ValueError(f"{path} is not whole JSON ({error}): get the checkpoint again") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} holds no JSON object: give a checkpoint of transformers")
-    return config
-
-
-def _expect_sizes(config: dict[str, Any]) -> None:
-    """Raises ValueError where a size is missing or no count, or the heads do not divide the width."""
-    if wrong := [name for name in SIZES if not _count(config.get(name))]:
-        values = ", ".join(f"{name} is {config.get(name)!r}" for name in wrong)
-        raise ValueError(f"no language model here is this MusicgenForCausalLM: {values} and must be a number above 0")
-    if config["hidden_size"] % config["num_attention_heads"]:
-        raise ValueError(
-            f"hidden_size is {config['hidden_size']} and must be a multiple of num_attention_heads, "
-            f"{config['num_attention_heads']}"
-        )
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    if path.exists() and (limit := encodec.read_settings(path).get("max_length")) is not None:
+        name, length = "max_length", limit
+    if not isinstance(length, int) or length <= config.num_codebooks:
+        raise ValueError(f"{folder}: {name} is {length!r} and must be a whole number above {config.num_codebooks}")
+    return length - config.num_codebooks
 
 
 def _names(shape: ModelShape) -> dict[str, list[str]]:
@@ -251,36 +219,38 @@ def _names(shape: ModelShape) -> dict[str, list[str]]:
 def _theirs(model: LanguageModel) -> dict[str, Tensor]:
     """State dict of the MusicgenForCausalLM that `model` is."""
     own = model.state_dict()
-    tensors: dict[str, Tensor] = {}
+    found: dict[str, Tensor] = {}
     for name, parts in _names(model.shape).items():
         if name.startswith("text_projection."):
             continue
         whole = own[name].flatten(0, 1) if name == "heads" else own[name]
-        tensors |= dict(zip(parts, (part.clone() for part in whole.chunk(len(parts))), strict=True))
-    return tensors
+        found |= dict(zip(parts, (part.clone() for part in whole.chunk(len(parts))), strict=True))
+    return found
 
 
-def _defaults() -> dict[str, Any]:
-    """MusicgenDecoderConfig as it is where a file leaves something out."""
+def _config(settings: dict[str, Any], folder: Path) -> "MusicgenDecoderConfig":
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import MusicgenDecoderConfig
 
-    return MusicgenDecoderConfig().to_dict()
+    return encodec.checked_config(MusicgenDecoderConfig, settings, folder)
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
     """Tensors of `model.safetensors`, or of the files that its index names."""
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
-    tensors: dict[str, Tensor] = {}
+    names, index = ["model.safetensors"], folder / "model.safetensors.index.json"
+    if index.exists():
+        files = encodec.read_settings(index).get("weight_map")
+        if not isinstance(files, dict):
+            raise ValueError(f"{index} lacks weight_map, which names the file of each weight: download it again")
+        names = sorted(set(files.values()))
+    found: dict[str, Tensor] = {}
     for name in names:
         if not (folder / name).exists():
             raise ValueError(
                 f"{folder / name} is missing: give a checkpoint in safetensors, as `save_pretrained` writes it"
             )
-        with safe_open(folder / name, "pt") as file:
-            tensors |= {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118, it is no dictionary
-    return tensors
+        found |= encodec.read_weights(folder / name)
+    return found
 
 
 def _under(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -295,8 +265,9 @@ def main() -> None:
         *("export", "import"),
     )
     if arguments.what == "export":
+        model = language_model.load(arguments.model)
         digest = provenance.file_digest(arguments.model / "model.safetensors")
-        save_musicgen(language_model.load(arguments.model), arguments.out, provenance.record({"lm": digest}))
+        save_musicgen(model, arguments.out, provenance.record({"lm": digest}))
         return
     model, codec, text = load_musicgen(arguments.model)
     language_model.save(model, arguments.out / "lm")

@@ -1,6 +1,5 @@
 """What the study measured, read back from its result files by name, with intervals that can be paired."""
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -203,11 +202,7 @@ class Results:
         return statistics.interval(stored["value"], np.array(stored["resamples"]), self.confidence)
 
     def _json(self, template: str, **wildcards: Any) -> Any:
-        path = self._path(template, **wildcards)
-        try:
-            return files.read_json(path)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not whole ({error}); delete it and run the study again") from None
+        return files.read_json(self._path(template, **wildcards))
 
     def _path(self, template: str, **wildcards: Any) -> Path:
         path = self.root / template.format(**wildcards)

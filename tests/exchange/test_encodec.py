@@ -53,9 +53,10 @@ def codec_of(settings: dict[str, Any], rate: int = small.RATE, quantizer: str = 
     return codecs.Codec(codecs.configuration(params.Codec.model_validate(settings), rate, quantizer)).eval()
 
 
-def small_codec(quantizer: str = "residual", **changes: Any) -> codecs.Codec:
+def small_codec(quantizer: str = "residual", *, latent_norm: bool = False, **sizes: Any) -> codecs.Codec:
     """A codec whose signals have spread at every layer, and whose codebooks lie among its latents."""
-    codec = codec_of(small.changed(**MANY | changes), quantizer=quantizer)
+    changes = MANY | {"latent_norm": latent_norm, "seanet": sizes}
+    codec = codec_of(merged(small.CODEC, changes), quantizer=quantizer)
     spread(codec, noise())
     return codec
 
@@ -111,9 +112,9 @@ def assert_same(codec: codecs.Codec, model: Any, waveform: Tensor, used: int) ->
     torch.testing.assert_close(codec.decode(codes), sound, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
-def test_a_codec_is_the_same_in_transformers_and_when_it_comes_back(changes: dict[str, Any]) -> None:
-    codec = small_codec(**changes)
+@pytest.mark.parametrize("sizes", SHAPES.values(), ids=SHAPES)
+def test_a_codec_is_the_same_in_transformers_and_when_it_comes_back(sizes: dict[str, Any]) -> None:
+    codec = small_codec(**sizes)
     model = encodec.to_transformers(codec)
     assert_same(codec, model, noise(), used=40)
     assert_same(codec, model, noise(samples=1), used=1)
@@ -191,7 +192,7 @@ def test_codes_at_a_lower_bandwidth_are_the_first_streams() -> None:
 
 @pytest.mark.parametrize(("codebooks", "size", "rate"), [(4, 2048, 50), (3, 32, 67), (6, 2048, 31), (1, 2048, 91)])
 def test_no_codebook_is_lost_to_the_rounding_of_a_bandwidth(codebooks: int, size: int, rate: int) -> None:
-    codec = codec_of(small.changed(**MANY | {"codebooks": codebooks, "codebook_size": size}), rate=16 * rate)
+    codec = codec_of(small.CODEC | MANY | {"codebooks": codebooks, "codebook_size": size}, rate=16 * rate)
     model = encodec.to_transformers(codec)
     assert len(model.quantizer.layers) == codebooks
     assert model.encode(noise()[:, None]).audio_codes.shape[2] == codebooks
@@ -318,7 +319,7 @@ def test_what_no_codec_here_can_be_is_named(changes: dict[str, Any], complaint: 
 
     sizes = {"num_filters": 4, "hidden_size": 6, "codebook_size": 64, "use_conv_shortcut": False}
     model = EncodecModel(EncodecConfig(**sizes | changes))
-    with pytest.raises(ValueError, match=f"no codec here is this EncodecModel: {complaint}"):
+    with pytest.raises(ValueError, match=f"this EncodecModel is not supported: {complaint}"):
         encodec.from_transformers(model)
 
 
@@ -351,12 +352,21 @@ def drop(folder: Path) -> None:
     [
         (lambda folder: (folder / "config.json").unlink(), "config.json is missing: give the folder of an EnCodec"),
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
-        (change(model_type="dac"), "config.json describes a model of type 'dac'"),
+        (change(model_type="dac"), "config.json describes a codec of type 'dac'"),
         (change(num_filters="many"), "config.json: .*num_filters"),
+        (change(sampling_rate=None), "config.json: .*sampling_rate"),
+        (change(sampling_rate=0), "sampling_rate is 0 and must be at least 1"),
+        (change(codebook_size=1), "codebook_size is 1 and must be at least 2"),
+        (change(upsampling_ratios=[]), r"upsampling_ratios is \[\] and must be one or more numbers"),
+        (change(upsampling_ratios=[4, 0]), r"upsampling_ratios is \[4, 0\] and must be"),
+        (change(target_bandwidths=[]), r"target_bandwidths is \[\], whose last must be enough for one codebook"),
+        (change(target_bandwidths=[0.1]), r"target_bandwidths is \[0.1\], whose last must be enough"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "config.json holds no JSON object"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json is not whole JSON"),
         (change(use_conv_shortcut=True), "use_conv_shortcut is True and must be False"),
         (change(num_filters=8), "the weights do not fit config.json: .*size mismatch"),
         (drop, "the weights do not fit config.json: .*encoder.layers.0.conv.bias"),
-        (truncate, "the weights do not fit config.json"),
+        (truncate, "model.safetensors is not a whole safetensors file"),
     ],
 )
 def test_a_folder_that_is_no_encodec_is_named(folder: Path, spoil: Callable[[Path], None], complaint: str) -> None:

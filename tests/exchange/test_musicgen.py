@@ -164,7 +164,7 @@ def test_a_whole_checkpoint_sounds_the_same(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_musicgen_cannot_be_is_named() -> None:
-    with pytest.raises(ValueError, match="knows the delay pattern alone, and this model's is flatten"):
+    with pytest.raises(ValueError, match="has only the delay pattern, and this model's is flatten"):
         musicgen.to_transformers(model_of("flatten"))
 
 
@@ -179,60 +179,80 @@ def test_a_folder_that_is_no_musicgen_is_named(tmp_path: Path) -> None:
     for changes, complaint in (
         ({"model_type": "bert"}, "a model of type 'bert'"),
         ({"audio_channels": 2}, "audio_channels is 2 and must be 1"),
-        ({"num_hidden_layers": 3}, r"lacks model\.decoder\.layers\.2\.self_attn_layer_norm\.weight"),
-        ({"num_hidden_layers": None}, "num_hidden_layers is None and must be a number above 0"),
-        ({"num_codebooks": None}, "num_codebooks is None and must be a number above 0"),
-        ({"num_attention_heads": 5}, "must be a multiple of num_attention_heads, 5"),
-        ({"model_type": "musicgen"}, r"config\.json lacks the configuration of audio_encoder"),
-        ({"vocab_size": "16"}, "vocab_size is '16' and must be a number above 0"),
-        ({"ffn_dim": 64}, r"fc1\.weight is \[32, 16\], which config\.json does not describe"),
+        ({"num_hidden_layers": 3}, r"lacks the weight model\.decoder\.layers\.2\.self_attn_layer_norm\.weight"),
+        ({"ffn_dim": 64}, r"fc1\.weight is \[32, 16\], which does not fit config\.json"),
     ):
         write_json(tmp_path / "config.json", config | changes)
         with pytest.raises(ValueError, match=complaint):
             musicgen.load_musicgen(tmp_path)
 
 
-@pytest.mark.parametrize(("length", "frames"), [(None, 9 + T - 2 * K), (T + K, T)])
-def test_a_model_without_a_length_of_its_own_has_that_of_its_positions(
-    length: int | None, frames: int, tmp_path: Path
-) -> None:
-    musicgen.save_musicgen(model_of(), tmp_path)
-    for name, changes in (
-        ("generation_config.json", {"max_length": length}),
-        ("config.json", {"max_position_embeddings": 9 + T - K}),
-    ):
-        write_json(tmp_path / name, read_json(tmp_path / name) | changes)
-    model, *_ = musicgen.load_musicgen(tmp_path)
-    assert model.shape.frames == frames
+def change(path: Path, **values: Any) -> None:
+    write_json(path, read_json(path) | values)
 
 
-@pytest.mark.parametrize(
-    ("length", "complaint"),
-    [
-        ("long", r"generation_config\.json gives a length of 'long': it must be a whole number above 0"),
-        (-3, "gives a length of -3"),
-        (1, "its clips have -3 frames"),
-    ],
-)
-def test_a_length_that_cannot_be_is_named(length: Any, complaint: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("unsaid", [None, "no key", "no file"])
+def test_without_a_longest_generation_the_positions_tell_the_length(unsaid: str | None, tmp_path: Path) -> None:
     musicgen.save_musicgen(model_of(), tmp_path)
+    change(tmp_path / "config.json", max_position_embeddings=100)
     path = tmp_path / "generation_config.json"
-    write_json(path, read_json(path) | {"max_length": length})
-    with pytest.raises(ValueError, match=complaint):
+    assert musicgen.load_musicgen(tmp_path)[0].shape.frames == T
+    if unsaid == "no file":
+        path.unlink()
+    else:
+        settings = {name: value for name, value in read_json(path).items() if name != "max_length"}
+        write_json(path, settings | ({"max_length": None} if unsaid is None else {}))
+    assert musicgen.load_musicgen(tmp_path)[0].shape.frames == 100 - K
+
+
+@pytest.mark.parametrize("length", ["long", 4.5, K, []])
+def test_a_longest_generation_that_is_no_length_is_named(length: Any, tmp_path: Path) -> None:
+    musicgen.save_musicgen(model_of(), tmp_path)
+    change(tmp_path / "generation_config.json", max_length=length)
+    with pytest.raises(ValueError, match=rf"max_length is .* and must be a whole number above {K}"):
         musicgen.load_musicgen(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
-def test_a_configuration_that_is_no_object_is_named(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", musicgen.SIZES)
+@pytest.mark.parametrize("value", [None, "many", 0, -1])
+def test_a_size_that_is_none_is_named(name: str, value: Any, tmp_path: Path) -> None:
     musicgen.save_musicgen(model_of(), tmp_path)
-    for content, complaint in (
-        ("[]", "holds no JSON object"),
-        ("{", "is not whole JSON"),
-        ("null", "holds no JSON object"),
-    ):
-        (tmp_path / name).write_text(content)
-        with pytest.raises(ValueError, match=rf"{name} {complaint}"):
+    change(tmp_path / "config.json", **{name: value})
+    with pytest.raises(ValueError, match=name):
+        musicgen.load_musicgen(tmp_path)
+
+
+def test_what_a_configuration_leaves_out_is_the_default_of_transformers(tmp_path: Path) -> None:
+    musicgen.save_musicgen(model_of(), tmp_path)
+    config = read_json(tmp_path / "config.json")
+    write_json(tmp_path / "config.json", {name: value for name, value in config.items() if name != "num_codebooks"})
+    assert musicgen.load_musicgen(tmp_path)[0].shape == model_of().shape  # K is 4, its default
+
+
+@pytest.mark.parametrize("section", ["text_encoder", "audio_encoder", "decoder"])
+@pytest.mark.parametrize("value", [None, "there", []])
+def test_a_section_that_a_whole_checkpoint_lacks_is_named(section: str, value: Any, tmp_path: Path) -> None:
+    musicgen.save_musicgen(model_of(), tmp_path)
+    write_json(
+        tmp_path / "config.json",
+        {"model_type": "musicgen", "text_encoder": {}, "audio_encoder": {}, "decoder": {}} | {section: value},
+    )
+    with pytest.raises(ValueError, match=f"lacks the section {section}"):
+        musicgen.load_musicgen(tmp_path)
+
+
+def test_weights_that_are_not_whole_are_named(tmp_path: Path) -> None:
+    musicgen.save_musicgen(model_of(), tmp_path)
+    change(tmp_path / "config.json", num_attention_heads=3)
+    with pytest.raises(ValueError, match="num_attention_heads is 3, which does not divide 16"):
+        musicgen.load_musicgen(tmp_path)
+    for name in (musicgen.PROJECTION_FILE, "model.safetensors"):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-4])
+        with pytest.raises(ValueError, match=rf"{name} is not a whole safetensors file"):
             musicgen.load_musicgen(tmp_path)
+    write_json(tmp_path / "model.safetensors.index.json", {})
+    with pytest.raises(ValueError, match=r"index\.json lacks weight_map"):
+        musicgen.load_musicgen(tmp_path)
 
 
 def test_a_folder_is_not_written_over_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
