@@ -26,7 +26,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from pipeline import job, provenance
 from pipeline.codec import model as codecs
-from pipeline.codec.quantizer import GroupedVectorQuantizer
+from pipeline.codec.quantizer import GroupedVectorQuantizer, ResidualVectorQuantizer
 from pipeline.files import atomic, read_json, write_json
 
 if TYPE_CHECKING:
@@ -307,11 +307,20 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
 
 
 def _among_all(codec: codecs.Codec, vectors: Tensor, k: int) -> Tensor:
-    """Codebook k of `[K, C, D']` as `[C, D]`, 0 outside its own part where the quantizer is grouped."""
-    if not isinstance(codec.quantizer, GroupedVectorQuantizer):
+    """Codebook k of `[K, C, D']` as `[C, D]`, 0 outside its own part where the quantizer is grouped.
+
+    Raises:
+        ValueError: the quantizer is another one, and EncodecModel's is residual.
+    """
+    # Not isinstance: what is built on a residual quantizer may choose or join its vectors otherwise.
+    if type(codec.quantizer) is ResidualVectorQuantizer:
         return vectors[k]
-    width = vectors.shape[2]
-    return F.pad(vectors[k], (k * width, (len(vectors) - 1 - k) * width))
+    if type(codec.quantizer) is GroupedVectorQuantizer:
+        width = vectors.shape[2]
+        return F.pad(vectors[k], (k * width, (len(vectors) - 1 - k) * width))
+    raise ValueError(
+        f"EncodecModel's quantizer is residual, and this codec's, {codec.configuration['quantizer']}, cannot become one"
+    )
 
 
 def _renamed(name: str) -> str:

@@ -299,6 +299,17 @@ def test_what_transformers_cannot_be_is_named(changes: dict[str, Any], complaint
     assert not list(tmp_path.iterdir())
 
 
+def test_a_quantizer_that_joins_its_vectors_otherwise_is_no_residual_one() -> None:
+    class Halving(ResidualVectorQuantizer):
+        def _joined(self, vectors: Tensor) -> Tensor:
+            return vectors.sum(1) / 2
+
+    codec = small_codec()
+    codec.configuration["quantizer"], codec.quantizer = "halves", Halving(3, 64, 6)
+    with pytest.raises(ValueError, match="quantizer is residual, and this codec's, halves, cannot become one"):
+        encodec.to_transformers(codec)
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
