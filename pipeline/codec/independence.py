@@ -78,7 +78,7 @@ def mmd(
     """
     released = estimator == "audiocraft"
     denominator = "clips" if released else denominator
-    rows = standardised(joint_rows(streams, delay=delay, dropped=len(streams[0]) if released and delay else None))
+    rows = standardised(joint_rows(streams, delay=delay, dropped=streams.shape[1] if released and delay else None))
     if unit == "median":
         bandwidths = [a * median_distance(rows) for a in bandwidths]
     elif unit != "variance":
@@ -114,7 +114,7 @@ def joint_rows(streams: Tensor, *, delay: bool, dropped: int | None = None) -> T
         dropped = codebooks - 1 if dropped is None else dropped
         kept = frames - dropped
         if kept < 1:
-            raise ValueError(f"streams have {frames} frames; a delay over {codebooks} codebooks needs that many")
+            raise ValueError(f"streams have {frames} frames; a delay over {codebooks} codebooks needs {dropped + 1}")
         # Step s of the delay pattern holds codebook k of frame s - k; complete from s = K - 1 on.
         streams = torch.stack([streams[:, k, :, dropped - k :][..., :kept] for k in range(codebooks)], dim=1)
     rows = streams.permute(0, 3, 1, 2).flatten(0, 1)

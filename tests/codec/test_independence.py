@@ -309,7 +309,9 @@ def test_the_denominator_counts_clips_or_rows() -> None:
         (torch.zeros(1, 2, 1, 1), False, "closed_form", "the streams hold 1 row"),
         (torch.zeros(1, 3, 1, 3), True, "permutation", "the streams hold 1 row"),
         (torch.zeros(0, 3, 1, 3), False, "permutation", "the streams hold 0 row"),
-        (torch.zeros(1, 4, 1, 3), True, "permutation", "3 frames; a delay over 4 codebooks"),
+        (torch.zeros(1, 4, 1, 3), True, "permutation", "3 frames; a delay over 4 codebooks needs 4"),
+        (torch.zeros(2, 4, 1, 4), True, "audiocraft", "4 frames; a delay over 4 codebooks needs 5"),
+        (torch.zeros(0, 3, 1, 5), True, "audiocraft", "the streams hold 0 row"),
         (torch.zeros(1, 2, 1, 4), False, "exact", "estimator is 'exact'"),
     ],
 )
