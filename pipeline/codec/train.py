@@ -4,9 +4,9 @@ Until `codec.independence.start` the loss is off, so those codecs are one and th
 run once, saved whole, and continued once for every codec. Seeds, batches and budget of all branches are the same.
 
     python -m pipeline.codec.train trunk --quantizer residual --seed 0 --corpus results/corpus \
-        --out results/codec/trunk-residual-seed0
+        --out results/codec/trunk/residual-seed0
     python -m pipeline.codec.train branch --quantizer residual --seed 0 --corpus results/corpus \
-        --trunk results/codec/trunk-residual-seed0 --name mmd --out results/codec/mmd-seed0
+        --trunk results/codec/trunk/residual-seed0 --name mmd --out results/codec/mmd-seed0
 """
 
 import math

@@ -3,7 +3,7 @@
 Batches, captions and text dropout are drawn from (seed, step) alone: a killed run continues as if it had not been, and
 models of different patterns see the same clips in the same order.
 
-    python -m pipeline.lm.train --pattern delay --codec mmd --seed 0 --tokens results/tokens/mmd-seed0 \
+    python -m pipeline.lm.train --pattern delay --codec mmd --seed 0 --tokens results/codec/tokens/mmd-seed0 \
         --manifest results/corpus/manifest.parquet --text results/lm/text --out results/lm/delay/mmd-seed0
 """
 
@@ -11,6 +11,7 @@ import argparse
 import hashlib
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Split:
 def main() -> None:
     """Trains one language model."""
     parser = job.parser("Train a language model on a codec's tokens.")
-    parser.add_argument("--pattern", required=True, help="codebook pattern, such as delay or flatten")
+    parser.add_argument("--pattern", choices=list(params.choices("PATTERNS")), required=True, help="codebook pattern")
     parser.add_argument("--codec", required=True, help="name of the codec, for the record")
     parser.add_argument("--seed", type=int, required=True)
     for name, what in (("tokens", "folder of train.npy, validation.npy, test.npy"), ("manifest", "manifest.parquet")):
@@ -120,8 +121,7 @@ def train(
     model, average = LanguageModel(shape).to(device), LanguageModel(shape).to(device).eval()
     average.load_state_dict(model.state_dict())
     optimizer = adamw(model, sizes)
-    tokens = hashlib.sha256(split.tokens.tobytes()).hexdigest()
-    digest = provenance.digest([sizes.model_dump(mode="json"), vars(shape), seed, tokens])
+    digest = digest_of(shape, sizes, (split, validation), text, seed)
     modules, optimizers = {"model": model, "average": average}, {"optimizer": optimizer}
     first, history = resume_run(checkpoint, modules, optimizers, digest) or (0, [])
     few = subset(validation, VALIDATION_CLIPS)
@@ -165,6 +165,17 @@ def train(
                 saved = time.monotonic()
             progress.update(done, loss=nats.mean().item(), gradient=norm.item())
     return average, history
+
+
+def digest_of(
+    shape: ModelShape, sizes: params.LanguageModel, splits: Sequence[Split], text: TextStates, seed: int
+) -> str:
+    """Digest of all that decides a run: what the model is, how and on what it is trained, and the code."""
+    arrays = [array for split in splits for array in (split.tokens, split.captions)]
+    arrays += [text.states.numpy(), text.offsets.numpy()]
+    data = [hashlib.sha256(array.tobytes()).hexdigest() for array in arrays]
+    code = provenance.source_digest("pipeline.lm.train", params.choices("PATTERNS")[shape.pattern])
+    return provenance.digest([vars(shape), sizes.model_dump(mode="json"), seed, data, code])
 
 
 def backward(

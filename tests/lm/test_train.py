@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,6 +127,28 @@ def test_a_checkpoint_of_other_parameters_is_not_used(tmp_path: Path, monkeypatc
     Path("checkpoints/delay/run.safetensors").unlink()
     fresh, _ = run("delay", sizes(learning_rate=1e-3), tmp_path)
     assert all(torch.equal(a, b) for a, b in zip(after.parameters(), fresh.parameters(), strict=True))
+
+
+def test_all_that_decides_a_run_is_in_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a checkpoint would be continued with other data, other captions or by other code."""
+    (codes, _), (other, _), text, model = copied_chains(8, 0), copied_chains(8, 1), text_states(), sizes()
+    usual: dict[str, Any] = {"shape": shape("delay", model), "sizes": model, "text": text, "seed": 0}
+    usual["splits"] = (split_of(codes), split_of(other))
+    changes: list[dict[str, Any]] = [
+        {},
+        {"shape": shape("flatten", model)},
+        {"sizes": sizes(learning_rate=1e-3)},
+        {"seed": 1},
+        {"splits": (split_of(other), split_of(other))},
+        {"splits": (split_of(codes, seed=1), split_of(other))},  # the same tokens under other captions
+        {"splits": (split_of(codes), split_of(codes))},
+        {"text": TextStates(text.states + 1, text.offsets, list(text.index))},
+    ]
+    digests = [train_lm.digest_of(**usual | change) for change in changes]
+    assert train_lm.digest_of(**usual) == digests[0]
+    monkeypatch.setattr(train_lm.provenance, "source_digest", lambda *modules: "other code")
+    digests.append(train_lm.digest_of(**usual))
+    assert len(set(digests)) == len(digests)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 3])
