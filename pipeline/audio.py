@@ -37,8 +37,8 @@ MP3_KBPS = {
 }
 # A first frame without sound that states the number of frames, with the flag that it does.
 MP3_COUNT = re.compile(rb"(?:(?:Xing|Info)\0{3}[\1\3\5\7\x09\x0b\x0d\x0f]|VBRI.{10})(.{4})", re.DOTALL)
-MP3_JOINED = 8  # whole frames of another rate behind an MP3 are no chance, but a second recording
 MP3_HEAD = 64  # bytes of a first frame in which that stands
+MP3_JOINED = 8  # whole frames of another rate behind an MP3 are no chance, but a second recording
 
 
 class Audio(NamedTuple):
@@ -182,14 +182,11 @@ def _opened(stream: BinaryIO, name: str) -> _Onward:
     file.close()
     stream.seek(0)
     encoded = stream.read()
-    if file.format == "OGG":
-        if fault := ogg_fault(encoded):
-            raise ValueError(f"{name} {fault}")
-        return _Onward(io.BytesIO(encoded))
     try:
-        return _Onward(io.BytesIO((mended_mp3 if file.format == "MP3" else mended_wav)(encoded)))
+        mended = {"OGG": whole_ogg, "MP3": mended_mp3}.get(file.format, mended_wav)(encoded)
     except ValueError as error:
         raise ValueError(f"{name} {error}") from None
+    return _Onward(io.BytesIO(mended))
 
 
 def _lacks_data(log: str) -> bool:
@@ -211,18 +208,22 @@ def mended_wav(encoded: bytes) -> bytes:
     return encoded[: start - 4] + b"\xff" * 4 + rest
 
 
-def ogg_fault(encoded: bytes) -> str | None:
-    """What libsndfile does not tell of an Ogg file (RFC 3533): it was cut, or a second stream follows the first."""
+def whole_ogg(encoded: bytes) -> bytes:
+    """An Ogg file as it is (RFC 3533).
+
+    Raises:
+        ValueError: it was cut, or a second stream follows the first; libsndfile tells neither.
+    """
     pages = list(OGG_PAGE.finditer(encoded))
     flags = [page[1][0] for page in pages]
     # A cut file ends within a page, or after one that is not marked as the last.
     table = pages[-1].end(), pages[-1].end() + pages[-1][2][0]
     if not flags[-1] & OGG_END or table[1] + sum(encoded[slice(*table)]) > len(encoded):
-        return "is truncated: its last page is missing"
+        raise ValueError("is truncated: its last page is missing")
     first_end = next(index for index, flag in enumerate(flags) if flag & OGG_END)
     if any(flag & OGG_BEGIN for flag in flags[first_end:]):
-        return "holds several streams one after another, and only the first would be read: make one of them"
-    return None
+        raise ValueError("holds several streams one after another, and only the first would be read: make one of them")
+    return encoded
 
 
 def mended_mp3(encoded: bytes) -> bytes:

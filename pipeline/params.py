@@ -17,6 +17,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, Va
 
 PACKAGE = Path(__file__).parent
 SPLITS = ("train", "validation", "test")
+# Systems that are scored beside the study's own: real music of the test split, as many clips of the validation split,
+# and, as a prefix of its name, one that others made.
+REFERENCE, FLOOR, OUTSIDE = "reference", "floor", "outside/"
+MAIN = "musicnn-mtt"  # the embedder that is always asked: FAD-MTT, KAD-MTT, and the tags behind KL-MTT
 # Each kind of choice is a table, name -> code, which any module of its package may define: a new module with such a
 # table adds its names to the choice, and nothing else has to know of it.
 TABLES = {"SOURCES": "corpus", "QUANTIZERS": "codec", "ARCHITECTURES": "codec", "PATTERNS": "lm"}
@@ -425,8 +429,8 @@ class Evaluation(_Section):
 
     @model_validator(mode="after")
     def _tags_are_there(self) -> Self:
-        if self.embedders.get("musicnn-mtt", 0) < 2:
-            raise ValueError("evaluation.embedders must give musicnn-mtt two clips or more: KL-MTT comes from its tags")
+        if self.embedders.get(MAIN, 0) < 2:
+            raise ValueError(f"evaluation.embedders must give {MAIN} two clips or more: KL-MTT comes from its tags")
         return self
 
 

@@ -8,9 +8,9 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from pipeline import params
+from pipeline.params import FLOOR, OUTSIDE, REFERENCE
 
 JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
-REFERENCE, FLOOR = "reference", "floor"  # real music of the test split, and as many clips of the validation split
 
 # What the report holds, in its order; `pipeline.report` has the code behind each name.
 TABLE_NAMES = (
@@ -147,7 +147,7 @@ class Study:
     def systems(self) -> list[str]:
         """What is scored: real music, the codecs' reconstructions, the language models, and what others made."""
         made = [*(run.system for run in self.runs), *(model.system for model in self.models)]
-        return [REFERENCE, FLOOR, *made, *(f"outside/{name}" for name in self.outside)]
+        return [REFERENCE, FLOOR, *made, *(f"{OUTSIDE}{name}" for name in self.outside)]
 
     @property
     def tables(self) -> list[str]:
@@ -196,14 +196,15 @@ class Study:
 
     def audio(self, system: str) -> str:
         """Where a system's clips lie: rows of the corpus, an array of its own, or a folder from outside."""
-        kind, _, name = system.partition("/")
-        if kind == "outside":
-            return self.outside[name].folder
-        if not name:
+        if theirs := self.theirs(system):
+            return theirs[0]
+        if system in (REFERENCE, FLOOR):
             return f"{CORPUS}/audio.npy"
         return f"results/generation/{system.removeprefix('generation/')}/audio.npy"
 
-    def captions(self, system: str) -> str:
-        """The captions file of a system from outside; empty where there is none."""
-        kind, _, name = system.partition("/")
-        return self.outside[name].captions if kind == "outside" else ""
+    def theirs(self, system: str) -> list[str]:
+        """A system that others made: its folder and, if it has one, its captions file; nothing if it is the study's."""
+        if not system.startswith(OUTSIDE):
+            return []
+        settings = self.outside[system.removeprefix(OUTSIDE)]
+        return [settings.folder, *filter(None, [settings.captions])]

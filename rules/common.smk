@@ -80,13 +80,7 @@ def every(parts, *templates: str, **wildcards) -> list[str]:
 def audio_of(wildcards) -> str:
     """The audio of a system; a folder from outside counts by its contents, not by its date."""
     audio = STUDY.audio(wildcards.system)
-    return ancient(audio) if outside(wildcards) else audio
-
-
-def outside(wildcards) -> list[str]:
-    """The folder of a system from outside and, if it has one, its captions file; nothing for the study's own."""
-    paths = [STUDY.audio(wildcards.system), STUDY.captions(wildcards.system)]
-    return list(filter(None, paths)) if wildcards.system.startswith("outside/") else []
+    return ancient(audio) if STUDY.theirs(wildcards.system) else audio
 
 
 def contents(*paths: str) -> list[str]:
@@ -107,22 +101,15 @@ def environment(wildcards) -> str | None:
 
 
 def settings(*keys: str, **named: str) -> Callable[..., str]:
-    """The part of the configuration under dotted `keys`, as the compact JSON that a job takes as `--params`.
+    """The sections `keys` of the configuration, as the compact JSON that a job takes as `--params`.
 
     `name="dotted.{wildcard}"` puts what lies there under `name`. A rule sees these keys alone, so that a change of
     any other one leaves its results up to date.
     """
 
     def text(wildcards) -> str:
-        part: dict = {
-            name: _lookup(key.format(**wildcards)) for name, key in named.items()
-        }
-        for key in keys:
-            *path, last = key.split(".")
-            here = part
-            for name in path:
-                here = here.setdefault(name, {})
-            here[last] = _lookup(key)
+        part = {key: config[key] for key in keys}
+        part |= {name: _lookup(key.format(**wildcards)) for name, key in named.items()}
         return json.dumps(part, sort_keys=True, separators=(",", ":"))
 
     return text

@@ -4,7 +4,7 @@
 rule embed:
     input:
         audio=audio_of,
-        captions=lambda wildcards: outside(wildcards)[1:],
+        captions=lambda wildcards: STUDY.theirs(wildcards.system)[1:],
         manifest=rules.captions.output.manifest,
     output:
         study.EMBEDDINGS,
@@ -22,9 +22,10 @@ rule embed:
         settings=settings("corpus", "evaluation", "generation"),
         code=code("pipeline.evaluation.embed", "EMBEDDERS"),
         captions=lambda wildcards: " ".join(
-            f"--captions {shlex.quote(path)}" for path in outside(wildcards)[1:]
+            f"--captions {shlex.quote(path)}"
+            for path in STUDY.theirs(wildcards.system)[1:]
         ),
-        content=lambda wildcards: contents(*outside(wildcards)),
+        content=lambda wildcards: contents(*STUDY.theirs(wildcards.system)),
     shell:
         "python -m pipeline.evaluation.embed --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --system {wildcards.system} --audio {input.audio:q} {params.captions} --manifest {input.manifest}"

@@ -107,9 +107,9 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
         assert small.audio(run.system) == f"{place.RECONSTRUCTION.format(**run._asdict())}/audio.npy"
     for model in small.models:
         assert small.audio(model.system) == f"{place.GENERATION.format(**model._asdict())}/audio.npy"
-    assert (small.audio("outside/bare"), small.captions("outside/bare")) == ("/others", "")
-    assert (small.audio("outside/captioned"), small.captions("outside/captioned")) == ("theirs", "theirs.csv")
-    assert small.captions(REFERENCE) == small.captions("reconstruction/plain-seed0") == ""
+    assert (small.audio("outside/bare"), small.theirs("outside/bare")) == ("/others", ["/others"])
+    assert (small.audio("outside/captioned"), small.theirs("outside/captioned")) == ("theirs", ["theirs", "theirs.csv"])
+    assert small.theirs(REFERENCE) == small.theirs("reconstruction/plain-seed0") == []
 
 
 def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:

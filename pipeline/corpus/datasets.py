@@ -249,9 +249,7 @@ def _track(entry: Entry, collection: str, digest: str) -> Track:
 
 def _open(entry: Entry) -> tuple[Audio, dict[str, Any]]:
     try:
-        sound = audio.read(entry.path)
-    except UnicodeEncodeError:
-        raise Unusable("its name is not UTF-8: rename the file") from None
+        sound = audio.read(entry.path, _readable(entry.path))
     except ValueError as error:
         raise Unusable(str(error)) from None
     if entry.stretch:

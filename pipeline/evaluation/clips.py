@@ -10,8 +10,8 @@ import pandas as pd
 
 from pipeline import audio, files, params
 from pipeline.corpus import user_files
-from pipeline.evaluation.embeddings import FLOOR, OUTSIDE, REFERENCE
 from pipeline.manifest import evaluation_rows, turns
+from pipeline.params import FLOOR, OUTSIDE, REFERENCE
 
 CLIPPED = 1e-3  # share of samples at full scale from which a clip counts as clipped
 

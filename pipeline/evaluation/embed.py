@@ -16,7 +16,8 @@ from pipeline.audio import Audio
 from pipeline.evaluation import embedders, embeddings
 from pipeline.evaluation.clips import SystemClips, clips_of, prepare_clips
 from pipeline.evaluation.embedders import Embedder
-from pipeline.evaluation.embeddings import FAULTS, FLOOR, OUTSIDE, REFERENCE, EmbedderOutput, SystemEmbeddings
+from pipeline.evaluation.embeddings import FAULTS, EmbedderOutput, SystemEmbeddings
+from pipeline.params import FLOOR, OUTSIDE, REFERENCE
 
 AT_ONCE = 16  # clips that are prepared, embedded and cached together
 

@@ -10,8 +10,6 @@ import numpy as np
 
 from pipeline import files
 
-# Real music: of the test split, and as many clips of the validation split. Clips that others made: a folder.
-REFERENCE, FLOOR, OUTSIDE = "reference", "floor", "outside/"
 FAULTS = ("silent", "not_finite", "short", "clipped")
 
 

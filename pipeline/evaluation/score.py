@@ -13,10 +13,10 @@ import numpy as np
 
 from pipeline import fetch, files, job, params, provenance, statistics
 from pipeline.evaluation import embeddings, frechet, tagging
-from pipeline.evaluation.embeddings import FAULTS, FLOOR, OUTSIDE, ClipEmbeddings, SystemEmbeddings
+from pipeline.evaluation.embeddings import FAULTS, ClipEmbeddings, SystemEmbeddings
 from pipeline.evaluation.frechet import Gaussian
+from pipeline.params import FLOOR, MAIN, OUTSIDE
 
-MAIN = "musicnn-mtt"  # the embedder that is always asked
 # Keys of what taggers and text encoders give each clip; the other embedders' keys end with their names, as kl_passt.
 DIVERGENCES = {MAIN: "kl"}
 COSINES = {"clap-laion-music": "clap"}

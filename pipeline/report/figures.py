@@ -19,7 +19,7 @@ from pipeline import files, job, statistics
 from pipeline.report.claims import PAPER
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, Results
 from pipeline.statistics import Estimate
-from pipeline.study import FLOOR, JOINT, REFERENCE, Run
+from pipeline.study import FLOOR, JOINT, OUTSIDE, REFERENCE, Run
 
 FORMATS = ("png", "svg")
 Shared = Literal["none", "row"]  # which panels have an axis in common
@@ -270,7 +270,7 @@ def scores(results: Results) -> Figure:
                 place = position - 0.1 + 0.44 * index / max(len(patterns) - 1, 1)
                 _marks(ax, place, [measure(model.system) for model in models], COLOURS[index], MARKERS[index])
         for position, name in enumerate(outside, start=len(codecs)):
-            system = f"outside/{name}"
+            system = f"{OUTSIDE}{name}"
             comparable = measure != results.kl or results.paired(system)
             _marks(ax, position, [measure(system)] if comparable else [], "#000000", "*")
         _categories(ax, [*codecs, *outside])

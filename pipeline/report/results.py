@@ -9,6 +9,7 @@ import pandas as pd
 
 from pipeline import files, params, statistics
 from pipeline import study as place
+from pipeline.params import MAIN
 from pipeline.statistics import Estimate
 from pipeline.study import JOINT, Model, Study
 
@@ -29,7 +30,6 @@ DISTRIBUTIONS = {
     "quantised_gaussian": "quantised Gaussian",
 }
 ALIGNMENTS = {"equal_time": "equal time", "delayed": "delay shift"}
-MAIN = "musicnn-mtt"  # the embedder that is always asked: FAD-MTT, KAD-MTT, and the tags behind KL-MTT
 PARTIAL = "mos"  # the one measure of reconstruction that only some clips have
 
 

@@ -15,7 +15,7 @@ from pipeline.report import claims
 from pipeline.report.claims import Claim
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
 from pipeline.statistics import Estimate
-from pipeline.study import FLOOR, JOINT, Model
+from pipeline.study import FLOOR, JOINT, OUTSIDE, Model
 
 FORMATS = ("csv", "md", "tex")
 ERRORS = {"bias": "bias", "spread": "spread", "mean absolute error": "error"}  # as shown -> as stored
@@ -182,7 +182,7 @@ def scores(results: Results) -> list[Row]:
         _score(results, FLOOR, "real music of other tracks (floor)"),
         *(_score(results, run.system, bound, run.codec, run.seed) for run in results.study.runs),
         *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m.pattern) for m in results.study.models),
-        *(_score(results, f"outside/{name}", name) for name in results.study.outside),
+        *(_score(results, f"{OUTSIDE}{name}", name) for name in results.study.outside),
     ]
 
 
