@@ -18,22 +18,17 @@ import torch
 
 from pipeline import audio, job, params
 from pipeline import manifest as manifests
-from pipeline.codec import model as codecs
 from pipeline.fetch import minilm_folder
 from pipeline.files import atomic
 from pipeline.generation import sampling
 from pipeline.lm import conditioning
-from pipeline.lm import model as language_model
-from pipeline.lm.transformer import set_matmul_precision
 
 OVERLAP = 0.4  # of the length of training, between windows: MusicGen's 12 of 30 s
 
 
 def main() -> None:
     """Writes one WAV file a caption."""
-    parser = job.parser("Compose music with a language model.")
-    for name, what in (("lm", "folder of the language model"), ("codec", "folder of its codec")):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+    parser = sampling.model_parser("Compose music with a language model.")
     texts = parser.add_mutually_exclusive_group(required=True)
     texts.add_argument("--caption", action="append", help="text of one piece; may be repeated")
     texts.add_argument("--manifest", type=Path, help="manifest.parquet, for the captions of the study's evaluation")
@@ -44,12 +39,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the WAV files")
     args = parser.parse_args()
     device = job.prepare(args)
-    set_matmul_precision(device)
     how = params.section(args.params, "generation", params.Generation)
     conditioner = params.section(args.params, "conditioner", params.Conditioner)
-    model, codec = language_model.load(args.lm).to(device), codecs.load(args.codec, device)
-    if any(getattr(model.shape, name) != codec.configuration[name] for name in ("codebooks", "codebook_size")):
-        raise ValueError(f"{args.lm} was not trained on tokens of {args.codec}: their codebooks differ")
+    model, codec = sampling.load_models(args, device)
     encoder = args.encoder or conditioner.encoder
     source = minilm_folder(args.downloads) if encoder == conditioning.MINILM else encoder
     pieces = _pieces(args.caption, args.manifest, how.clips)

@@ -4,6 +4,7 @@
         --manifest results/corpus/manifest.parquet --text results/lm/text --out results/generation/delay/mmd-seed0
 """
 
+import argparse
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -217,25 +218,37 @@ def clip_uniforms(clip_ids: Sequence[str], seed: int, codebooks: int, frames: in
     return torch.from_numpy(np.stack(drawn))
 
 
+def model_parser(description: str) -> argparse.ArgumentParser:
+    """As `job.parser`, with the folders of a language model and of its codec: `--lm`, `--codec`."""
+    parser = job.parser(description)
+    parser.add_argument("--lm", type=Path, required=True, help="folder of the language model")
+    parser.add_argument("--codec", type=Path, required=True, help="folder of its codec")
+    return parser
+
+
+def load_models(args: argparse.Namespace, device: torch.device) -> tuple[LanguageModel, codecs.Codec]:
+    """The language model and the codec that the arguments of `model_parser` name, ready to sample on `device`.
+
+    Raises:
+        ValueError: a folder holds no such model, or the language model is of another codec's tokens.
+    """
+    set_matmul_precision(device)
+    model, codec = language_model.load(args.lm).to(device), codecs.load(args.codec, device)
+    if any(getattr(model.shape, name) != codec.configuration[name] for name in ("codebooks", "codebook_size")):
+        raise ValueError(f"{args.lm} was not trained on tokens of {args.codec}: their codebooks differ")
+    return model, codec
+
+
 def main() -> None:
     """Generates audio for the captions that every system is scored on."""
-    parser = job.parser("Generate music with a language model.")
-    for name, what in (("lm", "folder of the language model"), ("codec", "folder of its codec")):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+    parser = model_parser("Generate music with a language model.")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True, help="folder of text states")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     device = job.prepare(args)
-    set_matmul_precision(device)
     settings = params.section(args.params, "generation", params.Generation)
-    model = language_model.load(args.lm).to(device)
-    codec = codecs.load(args.codec, device)
-    if (model.shape.codebooks, model.shape.codebook_size) != (
-        codec.configuration["codebooks"],
-        codec.configuration["codebook_size"],
-    ):
-        raise ValueError(f"{args.lm} was not trained on tokens of {args.codec}: their codebooks differ")
+    model, codec = load_models(args, device)
     text = conditioning.load(args.text)
     clips = manifest.evaluation_rows(manifest.read(args.manifest), settings.clips)
     captions = text.rows(clips["caption_0"].tolist())

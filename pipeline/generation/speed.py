@@ -17,14 +17,11 @@ import pandas as pd
 import torch
 
 from pipeline import job, manifest, params, provenance
-from pipeline.codec import model as codecs
 from pipeline.files import write_json
 from pipeline.generation import sampling
 from pipeline.lm import conditioning
-from pipeline.lm import model as language_model
 from pipeline.lm.conditioning import TextStates
 from pipeline.lm.model import LanguageModel
-from pipeline.lm.transformer import set_matmul_precision
 
 
 def measure(
@@ -79,19 +76,16 @@ def distinct() -> list[str]:
 
 def main() -> None:
     """Times every codebook pattern."""
-    parser = job.parser("Time generation by every codebook pattern.")
-    for name, what in (("lm", "folder of a language model"), ("codec", "folder of its codec")):
-        parser.add_argument(f"--{name}", type=Path, required=True, help=what)
+    parser = sampling.model_parser("Time generation by every codebook pattern.")
     parser.add_argument("--manifest", type=Path, required=True)
     parser.add_argument("--text", type=Path, required=True, help="folder of text states")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     device = job.prepare(args)
-    set_matmul_precision(device)
     how = params.section(args.params, "generation", params.Generation)
     settings = params.section(args.params, "speed", params.Speed)
-    model = language_model.load(args.lm).to(device)
-    clip_seconds = model.shape.frames / codecs.load(args.codec, device).frame_rate
+    model, codec = sampling.load_models(args, device)
+    clip_seconds = model.shape.frames / codec.frame_rate
     clips = manifest.evaluation_rows(manifest.read(args.manifest), how.clips)
     used = {"generation": how.model_dump(mode="json"), "speed": settings.model_dump(mode="json")}
     write_json(
