@@ -45,7 +45,7 @@ OF_MODELS = ("total_correlation", "likelihood", "speed", "patterns")  # need lan
 
 # Places, relative to the study's folder; names in braces are wildcards.
 CORPUS = "results/corpus"
-TRUNK = "results/codec/trunk/{quantizer}-seed{seed}"  # `trunk` is no codec's folder: those end in a seed
+TRUNK = "results/codec/trunk/{architecture}-{quantizer}-seed{seed}"  # `trunk` is no codec's folder: those end in a seed
 TOKENS = "results/codec/tokens/{codec}-seed{seed}"
 CODEC = "results/codec/{codec}-seed{seed}"
 DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
@@ -61,6 +61,13 @@ EMBEDDINGS = "results/evaluation/embeddings/{system}.npz"
 SCORES = "results/evaluation/scores/{system}"  # .json, and .npz with a value a clip
 TABLES = "results/tables"
 FIGURES = "figures"
+
+
+class Kind(NamedTuple):
+    """What codecs have in common that differ in their loss alone."""
+
+    architecture: str
+    quantizer: str
 
 
 class Run(NamedTuple):
@@ -164,34 +171,44 @@ class Study:
 
     def trunk(self, codec: str, seed: int) -> dict[str, Any]:
         """Wildcards of the trunk that a codec's run branches from."""
-        return {"quantizer": self.codecs[codec].quantizer, "seed": seed}
+        settings = self.codecs[codec]
+        return {"architecture": settings.architecture, "quantizer": settings.quantizer, "seed": seed}
 
     def seeds(self, *codecs: str) -> list[int]:
         """Seeds that all of these codecs were trained with."""
         return [seed for seed in self.codecs[codecs[0]].seeds if all(seed in self.codecs[c].seeds for c in codecs)]
 
-    def baseline(self, quantizer: str) -> list[str]:
-        """The first codec of a quantizer that is trained without the loss; an empty list if there is none."""
-        return [n for n, codec in self.codecs.items() if codec.loss.weight == 0 and codec.quantizer == quantizer][:1]
+    @property
+    def kinds(self) -> list[Kind]:
+        """The architectures and quantizers that the study has codecs of."""
+        return list(dict.fromkeys(self.kind(name) for name in self.codecs))
+
+    def kind(self, codec: str) -> Kind:
+        """What a codec is, its loss aside."""
+        return Kind(self.codecs[codec].architecture, self.codecs[codec].quantizer)
+
+    def baseline(self, kind: Kind) -> list[str]:
+        """The first codec of a kind that is trained without the loss; an empty list if there is none."""
+        return [n for n, codec in self.codecs.items() if codec.loss.weight == 0 and self.kind(n) == kind][:1]
 
     @property
     def independent(self) -> list[str]:
         """Codecs that are trained with the loss."""
         return [name for name, codec in self.codecs.items() if codec.loss.weight > 0]
 
-    def pairs(self, quantizer: str) -> list[tuple[str, str]]:
-        """Each codec of a quantizer with the loss, paired with the codec without it."""
-        ours = [name for name in self.independent if self.codecs[name].quantizer == quantizer]
-        return [(name, without) for without in self.baseline(quantizer) for name in ours]
+    def pairs(self, kind: Kind) -> list[tuple[str, str]]:
+        """Each codec of a kind with the loss, paired with the codec without it."""
+        ours = [name for name in self.independent if self.kind(name) == kind]
+        return [(name, without) for without in self.baseline(kind) for name in ours]
 
     @property
     def sweeps(self) -> dict[str, list[str]]:
         """Codecs that differ only in the weight of their loss, by growing weight; the codec without the loss leads."""
         lines: dict[str, list[str]] = {}
         for name in sorted(self.independent, key=lambda name: self.codecs[name].loss.weight):
-            codec, loss = self.codecs[name], self.codecs[name].loss
-            words = [codec.quantizer, loss.stream, loss.estimator.replace("_", " ")] + ["delayed"] * loss.delay
-            lines.setdefault(", ".join(words), self.baseline(codec.quantizer)).append(name)
+            loss = self.codecs[name].loss
+            words = [*self.kind(name), loss.stream, loss.estimator.replace("_", " ")] + ["delayed"] * loss.delay
+            lines.setdefault(", ".join(words), self.baseline(self.kind(name))).append(name)
         return lines
 
     def audio(self, system: str) -> str:

@@ -16,7 +16,7 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", confidence="report.confidence"),
+        settings=codec_settings("dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.pairwise"),
         tokens=at(study.TOKENS),
     shell:
@@ -41,7 +41,7 @@ rule bound_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", confidence="report.confidence"),
+        settings=codec_settings("dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.learned"),
         tokens=at(study.TOKENS),
     shell:
@@ -89,7 +89,7 @@ rule measure_snapshots:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence"),
+        settings=codec_settings("dependence"),
         code=code("pipeline.dependence.snapshots", "ARCHITECTURES", "QUANTIZERS"),
         codec=at(study.CODEC),
         corpus=at(study.CORPUS),

@@ -48,7 +48,7 @@ rule train_lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=settings("codec", "lm"),
+        settings=codec_settings("lm"),
         code=code("pipeline.lm.train", "PATTERNS"),
         tokens=at(study.TOKENS),
         out=at(study.LM),

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import params
 from pipeline import study as place
-from pipeline.study import FLOOR, REFERENCE, Model, Run, Study
+from pipeline.study import FLOOR, REFERENCE, Kind, Model, Run, Study
 
 ROOT = Path(__file__).parent.parent
 PLAIN = {"weight": 0.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}
@@ -25,7 +25,7 @@ PLACES = {
 def _study(codecs: dict[str, Any], models: dict[str, Any], systems: dict[str, str] | None = None) -> Study:
     """Of codecs as name -> (quantizer, seeds, what their loss has beside `PLAIN`)."""
     entries = {
-        name: {"quantizer": quantizer, "seeds": seeds, "loss": PLAIN | loss}
+        name: {"architecture": "stft", "quantizer": quantizer, "seeds": seeds, "loss": PLAIN | loss}
         for name, (quantizer, seeds, loss) in codecs.items()
     }
     settings = params.Study.model_validate({"codecs": entries, "language_models": models})
@@ -58,7 +58,7 @@ def _places(study: Study) -> list[str]:
     trunks = {tuple(study.trunk(*run).items()) for run in study.runs}
     wildcards: dict[frozenset[str], list[dict[str, Any]]] = {
         frozenset(): [{}],
-        frozenset({"quantizer", "seed"}): [dict(trunk) for trunk in trunks],
+        frozenset({"architecture", "quantizer", "seed"}): [dict(trunk) for trunk in trunks],
         frozenset({"codec", "seed"}): [run._asdict() for run in study.runs],
         frozenset({"pattern", "codec", "seed"}): [model._asdict() for model in study.models],
         frozenset({"system"}): [{"system": system} for system in study.systems],
@@ -97,8 +97,9 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
 
 
 def test_codecs_of_a_quantizer_and_seed_share_a_trunk(small: Study) -> None:
-    assert small.trunk("plain", 3) == small.trunk("ours", 3) == {"quantizer": "residual", "seed": 3}
-    assert small.trunk("parts", 0) == {"quantizer": "grouped", "seed": 0}
+    trunk = {"architecture": "stft", "quantizer": "residual", "seed": 3}
+    assert small.trunk("plain", 3) == small.trunk("ours", 3) == trunk
+    assert small.trunk("parts", 0) == {"architecture": "stft", "quantizer": "grouped", "seed": 0}
 
 
 def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
@@ -114,11 +115,13 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
 
 def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:
     assert default.independent == ["mmd", "mmd-delay", "grouped-mmd"]
-    assert default.pairs("residual") == [("mmd", "baseline"), ("mmd-delay", "baseline")]
-    assert default.pairs("grouped") == [("grouped-mmd", "grouped")]
+    assert default.kinds == [Kind("stft", "residual"), Kind("stft", "grouped"), Kind("seanet", "residual")]
+    assert default.pairs(Kind("stft", "residual")) == [("mmd", "baseline"), ("mmd-delay", "baseline")]
+    assert default.pairs(Kind("stft", "grouped")) == [("grouped-mmd", "grouped")]
+    assert default.pairs(Kind("seanet", "residual")) == [("seanet-mmd", "seanet")]
     assert default.seeds("baseline", "mmd") == [0, 1]
     alone = _study({"ours": ("residual", [0], {"weight": 1.0})}, {"delay": {"codecs": [], "seeds": [0]}})
-    assert alone.baseline("residual") == alone.pairs("residual") == []
+    assert alone.baseline(Kind("stft", "residual")) == alone.pairs(Kind("stft", "residual")) == []
 
 
 def test_codecs_that_differ_in_weight_make_a_line() -> None:
