@@ -352,6 +352,7 @@ class Dependence(_Section):
     shuffles: Count  # permutations behind the shuffled baseline
     bootstrap: Count  # resamples of tracks behind an interval
     snapshot_clips: Count  # on which a codec's snapshots are measured
+    far_lags: Annotated[list[Positive], Field(min_length=1), Once]  # s, at which codebooks share the piece alone
     seed: Natural
     learned: Learned
     calibration: Calibration

@@ -16,7 +16,9 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", confidence="report.confidence"),
+        settings=settings(
+            "codec", "corpus", "dependence", confidence="report.confidence"
+        ),
         code=code("pipeline.dependence.pairwise"),
         tokens=at(study.TOKENS),
     shell:
