@@ -140,11 +140,15 @@ def share_over_seeds(parts: list[Estimate], wholes: list[Estimate], confidence: 
     """
     whole = float(np.mean([w.value for w in wholes]))
     share = float(np.mean([p.value for p in parts])) / whole
-    residuals = [
-        Estimate(*(share + (p - share * w) / whole for p, w in zip(part, total, strict=True)))
+    linear = [
+        interval(
+            share + (part.value - share * total.value) / whole,
+            share + (part.resamples - share * total.resamples) / whole,
+            confidence,
+        )
         for part, total in zip(parts, wholes, strict=True)
     ]
-    return over_seeds(residuals, confidence)
+    return over_seeds(linear, confidence)
 
 
 def half_width(seeds: int, spread: float, track_error: float, confidence: float) -> float:

@@ -16,7 +16,8 @@ summed over pairs, and 0.14 bits with the loss, where the sum is 1.8.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -232,13 +233,15 @@ def by_lag(
         if progress:
             progress.update(step)
 
-    def total(name: str, lag_of: Callable[[int, int], int]) -> np.ndarray:
-        return np.sum([values[name][a, b, lag_of(a, b)] for a, b in pairs(codes.shape[1])], axis=0)
+    def total(name: str, lags: Iterable[int]) -> np.ndarray:
+        """Over all pairs, each at its own of `lags`."""
+        each = zip(pairs(codes.shape[1]), lags, strict=False)
+        return np.sum([values[name][a, b, lag] for (a, b), lag in each], axis=0)
 
     def estimate(sums: np.ndarray) -> statistics.Estimate:
         return statistics.jackknife(sums[0], sums[1:], **draw)
 
-    at = {name: {lag: total(name, lambda a, b, lag=lag: lag) for lag in lags} for name in ESTIMATORS}
+    at = {name: {lag: total(name, repeat(lag)) for lag in lags} for name in ESTIMATORS}
     return {
         "lags": lags,
         "far": far,
@@ -248,7 +251,10 @@ def by_lag(
         "parts": {
             name: {
                 "far": estimate(np.mean([at[name][lag] for lag in far], axis=0)).json(resamples=True),
-                **{part: estimate(total(name, lag_of)).json(resamples=True) for part, lag_of in ALIGNED.items()},
+                **{
+                    part: estimate(total(name, starmap(lag_of, pairs(codes.shape[1])))).json(resamples=True)
+                    for part, lag_of in ALIGNED.items()
+                },
             }
             for name in ESTIMATORS
         },

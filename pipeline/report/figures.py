@@ -303,7 +303,7 @@ def likelihood(results: Results) -> Figure:
         for index, pattern in enumerate(patterns):
             models = [m for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)]
             place = position + 0.75 / len(patterns) * (index - (len(patterns) - 1) / 2)
-            prices = [price for model in models if (price := results.price(model))]
+            prices = [price for model in models if (price := results.gap(model))]
             for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
                 _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
     axes[0, 1].axhline(0, color="black", linewidth=0.8)

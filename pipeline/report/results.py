@@ -1,5 +1,6 @@
 """What the study measured, read back from its result files by name, with intervals that can be paired."""
 
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ class Results:
         report = params.section(argument, "report", params.Report)
         self.confidence, self.claims = report.confidence, report.claims
 
+    def at(self, confidence: float) -> "Results":
+        """The same results with intervals of another confidence."""
+        other = copy(self)
+        other.confidence = confidence
+        return other
+
     def codec(self, codec: str, seed: int) -> dict[str, Any]:
         """Summary of a codec's reconstruction."""
         return self._json(f"{place.CODEC}/metrics.json", codec=codec, seed=seed)
@@ -83,6 +90,15 @@ class Results:
         by_estimator = self.dependence(codec, seed)["alignments"][alignment]["estimators"]
         return self._estimate(by_estimator[estimator or self.estimator]["total"][measure])
 
+    def part_by_lag(self, codec: str, seed: int, part: str) -> Estimate:
+        """Mutual information summed over pairs: `far`, or on the same frames at `equal_time` or `delayed`."""
+        return self._estimate(self.dependence(codec, seed)["by_lag"]["parts"][self.estimator][part])
+
+    @cached_property
+    def tracks(self) -> int:
+        """Held-out tracks, over which intervals are taken."""
+        return int(self.dependence(*self.study.runs[0])["alignments"]["equal_time"]["tracks"])
+
     def learned(self, codec: str, seed: int) -> dict[str, Any]:
         """Learned bounds on what a codec's codebooks share, as `pipeline.dependence.learned` writes them."""
         return self._json(place.LEARNED, codec=codec, seed=seed)
@@ -95,8 +111,8 @@ class Results:
         """Bits per frame that a language model needs for the test split's tokens."""
         return self._mean(*self._clips("bits_per_frame", f"{place.LM}/held_out.npz", **model._asdict()))
 
-    def price(self, model: Model) -> Estimate | None:
-        """Bits per frame of a model minus those of the joint model of its codec; None where one is missing."""
+    def gap(self, model: Model) -> Estimate | None:
+        """Bits per frame of a model minus those of the joint one after as many steps; None where one is missing."""
         joint = model._replace(pattern=JOINT)
         if model.pattern == JOINT or not {model, joint} <= set(self.study.models):
             return None

@@ -196,7 +196,7 @@ def likelihood(results: Results) -> list[Row]:
             row[f"{pattern} (bits per frame)"] = results.bits(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
             if pattern != JOINT:
-                row[f"price: {pattern} - {JOINT}"] = results.price(Model(pattern, codec, seed)) or ""
+                row[f"price: {pattern} - {JOINT}"] = results.gap(Model(pattern, codec, seed)) or ""
         rows.append(row)
     return rows
 
