@@ -37,10 +37,11 @@ class Results:
     """Reads the results of the study in folder `root`; if a file is missing, the error names it and says what to do."""
 
     def __init__(self, root: Path, argument: str) -> None:
-        """`argument` is a job's `--params`: the sections `study`, `evaluation` and `report` are read."""
+        """`argument` is a job's `--params`: `study`, `evaluation`, `report` and `lm.snapshots` are read."""
         self.root = root
         self.evaluation = params.section(argument, "evaluation", params.Evaluation)
-        self.study = Study(params.section(argument, "study", params.Study), self.evaluation.systems)
+        percents = params.snapshot_percents(argument)
+        self.study = Study(params.section(argument, "study", params.Study), self.evaluation.systems, percents)
         report = params.section(argument, "report", params.Report)
         self.confidence, self.claims = report.confidence, report.claims
 
