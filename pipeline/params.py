@@ -122,8 +122,8 @@ class StudyCodec(_Section):
     seeds: Seeds
 
 
-class Chosen(_Section):
-    """Some of the study's codecs, trained with some of their seeds; none, if none is named."""
+class LanguageModels(_Section):
+    """Which codecs, trained with which seeds, get a language model of one codebook pattern; none, if none is named."""
 
     codecs: Annotated[list[Name], Once]
     seeds: Seeds
@@ -133,19 +133,23 @@ class Study(_Section):
     """What is compared with what."""
 
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
-    language_models: Annotated[dict[Pattern, Chosen], Field(min_length=1)]  # that get a model of the pattern
-    shuffled: Chosen  # whose codes are shuffled and decoded
+    language_models: Annotated[dict[Pattern, LanguageModels], Field(min_length=1)]
+    shuffled: Annotated[list[Natural], Once]  # seeds of codecs with a language model, whose codes are shuffled and decoded
     kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
 
     @model_validator(mode="after")
     def _names_what_exists(self) -> Self:
-        chosen = {f"language_models.{pattern}": models for pattern, models in self.language_models.items()}
-        for key, some in (chosen | {"shuffled": self.shuffled}).items():
-            if unknown := set(some.codecs) - set(self.codecs):
-                raise ValueError(f"study.{key}.codecs names {sorted(unknown)}, not in study.codecs")
-            for codec in some.codecs:
-                if untrained := set(some.seeds) - set(self.codecs[codec].seeds):
-                    raise ValueError(f"study.{key}.seeds names {sorted(untrained)}, not in study.codecs.{codec}.seeds")
+        for pattern, models in self.language_models.items():
+            if unknown := set(models.codecs) - set(self.codecs):
+                raise ValueError(f"study.language_models.{pattern}.codecs names {sorted(unknown)}, not in study.codecs")
+            for codec in models.codecs:
+                if untrained := set(models.seeds) - set(self.codecs[codec].seeds):
+                    raise ValueError(
+                        f"study.language_models.{pattern}.seeds names {sorted(untrained)}, "
+                        f"not in study.codecs.{codec}.seeds"
+                    )
+        if unknown := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
+            raise ValueError(f"study.shuffled names the seeds {sorted(unknown)}, which no codec of study.codecs has")
         return self
 
 

@@ -45,7 +45,7 @@ FIGURE_NAMES = (
     "training",
 )
 # These need language models, or the tokens they learn.
-OF_MODELS = ("total_correlation", "generated_information", "likelihood", "speed", "patterns")
+OF_MODELS = ("total_correlation", "shuffles", "generated_information", "likelihood", "speed", "patterns")
 
 # Ways in which a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
 SHUFFLES = ("equal_time", "delayed", "independent")
@@ -173,7 +173,7 @@ class Study:
     @cached_property
     def shuffled(self) -> list[Run]:
         """Codec runs whose codes are shuffled and decoded."""
-        return [Run(codec, seed) for codec in self.settings.shuffled.codecs for seed in self.settings.shuffled.seeds]
+        return [run for run in self.modelled if run.seed in self.settings.shuffled]
 
     @property
     def plain(self) -> list[Run]:
@@ -235,8 +235,7 @@ class Study:
         return self._reported(FIGURE_NAMES)
 
     def _reported(self, names: tuple[str, ...]) -> list[str]:
-        absent = {*(OF_MODELS if not self.models else ()), *(("shuffles",) if not self.shuffled else ())}
-        return [name for name in names if name not in absent]
+        return [name for name in names if self.models or name not in OF_MODELS]
 
     def trunk(self, codec: str, seed: int) -> dict[str, Any]:
         """Wildcards of the trunk that a codec's run branches from."""
