@@ -78,6 +78,7 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(gt=0, lt=1, multiple_of=0.01)]
 
 
 def _without_repeats(values: list[Any]) -> list[Any]:
@@ -133,6 +134,8 @@ class Study(_Section):
 
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
     language_models: Annotated[dict[Pattern, LanguageModels], Field(min_length=1)]
+    shuffled: Annotated[list[Natural], Once]  # seeds of codecs with a language model, whose codes are shuffled and decoded
+    kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
 
     @model_validator(mode="after")
     def _names_what_exists(self) -> Self:
@@ -145,6 +148,8 @@ class Study(_Section):
                         f"study.language_models.{pattern}.seeds names {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
                     )
+        if unknown := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
+            raise ValueError(f"study.shuffled names the seeds {sorted(unknown)}, which no codec of study.codecs has")
         return self
 
 
@@ -384,6 +389,12 @@ class LanguageModel(_Section):
     gradient_clip: Positive
     text_dropout: Fraction  # share of captions replaced by the null text, for guidance
     weight_ema: Fraction
+    snapshots: Annotated[list[Percent], Once]  # shares of the steps after which the averaged weights are kept as well
+
+    @property
+    def snapshot_percents(self) -> list[int]:
+        """The snapshots by the names of their folders, whole per cents."""
+        return [round(100 * share) for share in self.snapshots]
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -439,6 +450,10 @@ class Confidence(RootModel[Fraction]):
     """Level of an interval."""
 
 
+class Shares(RootModel[Annotated[list[Percent], Once]]):
+    """Shares of the language models' training after which they are kept as well."""
+
+
 class Report(_Section):
     """Tables and figures."""
 
@@ -481,6 +496,12 @@ class Params(_Section):
                 f"codec.training.mel_windows has {longest} samples, and codec.training.segment_seconds gives "
                 f"{samples}: take shorter windows or longer segments"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fewer_codebooks_are_kept(self) -> Self:
+        if (most := max(self.study.kept, default=0)) >= self.codec.codebooks:
+            raise ValueError(f"study.kept has {most}: keep fewer than the {self.codec.codebooks} of codec.codebooks")
         return self
 
     @model_validator(mode="after")
@@ -529,6 +550,13 @@ def confidence(argument: str) -> float:
     if not holds(argument, "confidence"):
         return section(argument, "report", Report).confidence
     return section(argument, "confidence", Confidence).root
+
+
+def snapshot_percents(argument: str) -> list[int]:
+    """Per cents of training after which language models are kept, `lm.snapshots`, which the report's rules give alone."""
+    if not holds(argument, "snapshots"):
+        return section(argument, "lm", LanguageModel).snapshot_percents
+    return [round(100 * share) for share in section(argument, "snapshots", Shares).root]
 
 
 def holds(argument: str, name: str) -> bool:

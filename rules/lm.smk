@@ -36,6 +36,12 @@ rule train_lm:
         history=f"{study.LM}/history.csv",
         metrics=f"{study.LM}/metrics.json",
         held_out=f"{study.LM}/held_out.npz",
+        snapshots=expand(
+            f"{study.LM_SNAPSHOT}/{{file}}",
+            percent=PARAMS.lm.snapshot_percents,
+            file=["model.safetensors", "model.json"],
+            allow_missing=True,
+        ),
     log:
         "logs/lm/{pattern}/{codec}-seed{seed}.log",
     benchmark:

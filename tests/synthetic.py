@@ -13,7 +13,7 @@ from pipeline.dependence import calibration, pairwise
 from pipeline.dependence.information import ESTIMATORS
 from pipeline.generation import speed
 from pipeline.lm.patterns import pattern
-from pipeline.study import FLOOR, JOINT, REFERENCE, Model, Run, Study
+from pipeline.study import FLOOR, JOINT, REFERENCE, SHUFFLES, Model, Run, Study
 
 CLIPS, TRACKS, FRAMES, CODEBOOKS, SIZE = 60, 12, 100, 4, 32
 TRACK = np.array([f"track{i % TRACKS:02d}" for i in range(CLIPS)])
@@ -35,7 +35,8 @@ def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
 
 def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
     """Writes results of a study in folder `root`; `effect` is how much the loss helps, from -1 (harms) over 0 to 1."""
-    study = Study(params.Study.model_validate(whole["study"]), {})
+    percents = params.LanguageModel.model_validate(whole["lm"]).snapshot_percents
+    study = Study(params.Study.model_validate(whole["study"]), {}, percents)
     measuring = params.Dependence.model_validate(whole["dependence"])
     for run in study.runs:
         loss = study.codecs[run.codec].loss
@@ -45,6 +46,15 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
         _snapshots(root, run, helped)
         _dependence(root, run, measuring, helped, helped * (1 + loss.delay))
         _score(root, run.system, 2.0, 0.2, list(study.codecs).index(run.codec))
+    for run in study.plain:
+        for kept in study.settings.kept:
+            _score(root, run.kept(kept), 6.0 - kept, 0.6 - 0.1 * kept, kept, own=4.0 - kept)
+    for run in study.shuffled:
+        costs = dict(zip(SHUFFLES, (0.0, 0.5, 1.0), strict=True))
+        for kind, cost in costs.items():
+            _score(root, run.shuffled(kind), 3.0 + cost, 0.5, 0, own=1.0 + cost)
+        levels = {kind: 1 + cost + _noise(0.05, run.seed) for kind, cost in costs.items()}
+        _clips(root / place.SHUFFLED_LEVELS.format(**run._asdict()), **levels)
     _score(root, FLOOR, 1.5, 2.5, 0)
     _score(root, REFERENCE, 0.0, 0.0, 0)
     _calibration(root)
@@ -53,6 +63,10 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
     for model in study.models:
         loss = study.codecs[model.codec].loss
         _model(root, model, effect * (loss.weight > 0) * (1 + loss.delay))
+        _information(root, model, measuring)
+    for model in study.growing:
+        for percent in study.percents:
+            _score(root, model.snapshot(percent), 20 - 0.1 * percent, 3 - 0.01 * percent, percent, own=16 - 0.1 * percent)
 
 
 def _patterns(root: Path) -> None:
@@ -164,6 +178,18 @@ def _dependence(root: Path, run: Run, settings: params.Dependence, helped: float
     _learned(root, run, {alignment: 1.0 - 0.1 * help_ for alignment, help_ in alike.items()})
 
 
+def _information(root: Path, model: Model, settings: params.Dependence) -> None:
+    """Generated codes of which fewer repeat the first codebook's than of the real ones."""
+    generator = np.random.default_rng(model.seed)
+    fresh = generator.integers(SIZE, size=(CLIPS, CODEBOOKS, FRAMES))
+    copied = generator.random((CLIPS, CODEBOOKS, FRAMES))
+    result = {}
+    for whose, share in (("generated", 0.2), ("real", 0.4)):
+        measured = pairwise.measure(np.where(copied < share, fresh[:, :1], fresh), TRACK_NUMBER, SIZE, settings, 0.95)
+        result[whose] = dict.fromkeys(("equal_time", "delayed"), measured)
+    files.write_json(root / place.INFORMATION.format(**model._asdict()), result)
+
+
 def _learned(root: Path, run: Run, bits: dict[str, float]) -> None:
     drawn = statistics.multiplicities(TRACKS, BOOTSTRAP, 0)
     spread = 0.05 * (drawn @ np.linspace(-1, 1, TRACKS)) / TRACKS
@@ -205,23 +231,32 @@ def _condition(names: Sequence[str], frames: dict[str, int], codebook_size: int)
     return {"frames": frames, "codebook_size": codebook_size, "distributions": distributions, "worst": errors}
 
 
-def _score(root: Path, system: str, fad: float, kl: float, seed: int) -> None:
+def _distances(value: float, seed: int) -> dict[str, Any]:
     drawn = statistics.multiplicities(TRACKS, BOOTSTRAP, 0)
     resamples = (
-        fad
+        value
         + 0.3 * (drawn @ np.linspace(-1, 1, TRACKS)) / TRACKS
         + np.random.default_rng(seed).normal(0, 0.02, BOOTSTRAP)
     )
-    values = kl + 0.05 * np.linspace(-1, 1, CLIPS) + _noise(0.01, seed)
-    ends = statistics.interval(fad, resamples, 0.95).json(resamples=True)
-    frechet = {**ends, "infinity": fad - 0.5, "r2": 0.98, "patches": 3 * CLIPS, "clips": CLIPS}
-    score = {
-        "system": system,
+    ends = statistics.interval(value, resamples, 0.95).json(resamples=True)
+    frechet = {**ends, "infinity": value - 0.5, "r2": 0.98, "patches": 3 * CLIPS, "clips": CLIPS}
+    return {
         "fad": {"musicnn-mtt": frechet, "cdpam": frechet},
         "kad": {"musicnn-mtt": ends, "cdpam": ends},
-        "fma_pop": {"cdpam": frechet},
+    }
+
+
+def _score(root: Path, system: str, fad: float, kl: float, seed: int, own: float | None = None) -> None:
+    """`own` is the distance to the codec's own reconstruction, where a codec decoded the system."""
+    distances = _distances(fad, seed)
+    values = kl + 0.05 * np.linspace(-1, 1, CLIPS) + _noise(0.01, seed)
+    score = {
+        "system": system,
+        **distances,
+        **({} if own is None else {"to_reconstruction": _distances(own, seed)}),
+        "fma_pop": {"cdpam": distances["fad"]["cdpam"]},
         "embedders": {"musicnn-mtt": {"label": "MTT", "divergence": "kl"}, "cdpam": {"label": "CDPAM"}},
-        "kl": {"value": values.mean(), "low": values.mean() - 0.02, "high": values.mean() + 0.02, "paired": True},
+        "kl": {"value": values.mean(), "low": values.mean() - 0.02, "high": values.mean() + 0.02, "paired": system != FLOOR},
         "text": {"value": 0.6, "low": 0.58, "high": 0.62, "clips": CLIPS - 1},
         "clips": CLIPS,
         "tracks": TRACKS,
@@ -240,7 +275,7 @@ def _score(root: Path, system: str, fad: float, kl: float, seed: int) -> None:
 def _model(root: Path, model: Model, helped: float) -> None:
     joint = model.pattern == JOINT
     fad = 8 - 2 * joint - (1 - joint) * helped
-    _score(root, model.system, fad, 1 - 0.1 * helped, model.seed + 10 * joint)
+    _score(root, model.system, fad, 1 - 0.1 * helped, model.seed + 10 * joint, own=fad - 2)
     bits = 20 - 2 * joint - 0.5 * (1 - joint) * helped + _noise(0.05, model.seed)
     _clips(root / place.LM.format(**model._asdict()) / "held_out.npz", bits_per_frame=bits)
     steps = CODEBOOKS * FRAMES if joint else FRAMES + CODEBOOKS - 1

@@ -249,10 +249,12 @@ def scores(results: Results) -> Figure:
     measures: dict[str, Callable[[str], Estimate | None]] = {
         "FAD-MTT, lower is better": results.fad,
         "KAD-MTT, lower is better": results.kad,
+        "FAD-MTT to own reconstruction": results.lower_is_better["FAD-MTT to own reconstruction"],
+        "KAD-MTT to own reconstruction": results.lower_is_better["KAD-MTT to own reconstruction"],
         "KL-MTT (nats), lower is better": results.kl,
         "agreement with captions, higher is better": results.text,
     }
-    figure, axes = _figure(2, 2, (10, 7))
+    figure, axes = _figure(3, 2, (10, 10))
     patterns = list(dict.fromkeys(model.pattern for model in results.study.models))
     outside = results.study.outside
     codecs = list(results.study.codecs)

@@ -13,9 +13,10 @@ import pandas as pd
 from pipeline import files, job, provenance
 from pipeline.report import claims
 from pipeline.report.claims import Claim
+from pipeline.report.orders import verdict
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
 from pipeline.statistics import Estimate
-from pipeline.study import FLOOR, JOINT, OUTSIDE, Model
+from pipeline.study import FLOOR, JOINT, OUTSIDE, Model, Run
 
 FORMATS = ("csv", "md", "tex")
 ERRORS = {"bias": "bias", "spread": "spread", "mean absolute error": "error"}  # as shown -> as stored
@@ -184,6 +185,65 @@ def scores(results: Results) -> list[Row]:
         *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m.pattern) for m in results.study.models),
         *(_score(results, f"{OUTSIDE}{name}", name) for name in results.study.outside),
     ]
+
+
+def orders(results: Results) -> list[Row]:
+    """What each score makes of systems whose order is known, a row a system, from the worst to the best."""
+    return [
+        {
+            "score": order.score,
+            "order": order.name,
+            "system": system,
+            "value": value,
+            "minus the one before": step or "",
+            "step": verdict([step]) if step else "",
+            "whole order": order.verdict,
+            "may decide": "yes" if results.valid(order.score) else "no",
+        }
+        for order in results.orders
+        for system, value, step in zip(order.systems, order.values, [None, *order.steps], strict=True)
+    ]
+
+
+def shuffles(results: Results) -> list[Row]:
+    """What it costs in sound to shuffle each codebook by itself instead of whole frames, or whole steps of the delay.
+
+    Beside it, what the codebooks share at that alignment.
+    """
+    rows = []
+    for codec in dict.fromkeys(run.codec for run in results.study.shuffled):
+        seeds = [run.seed for run in results.study.shuffled if run.codec == codec]
+        for alignment, where in ALIGNMENTS.items():
+            by_seed: list[Row] = []
+            for run in (Run(codec, seed) for seed in seeds):
+                row: Row = {"MI, sum of pairs (bits)": results.total(*run, alignment, "mutual_information")}
+                distances: dict[str, Callable[[str], Estimate]] = {
+                    "FAD-MTT": lambda kind, run=run: results.to_reconstruction(run.shuffled(kind), "fad"),
+                    "KAD-MTT": lambda kind, run=run: results.to_reconstruction(run.shuffled(kind), "kad"),
+                    "levels (dB)": lambda kind, run=run: results.shuffled_levels(run, kind),
+                }
+                for name, distance in distances.items():
+                    together, apart = distance(alignment), distance("independent")
+                    row[f"{name}, together"], row[f"{name}, independent"] = together, apart
+                    row[f"{name}, cost"] = results.difference(apart, together)
+                by_seed.append(row)
+            rows += _with_mean(results, {"codec": codec, "kept together": where}, seeds, by_seed)
+    return rows
+
+
+def generated_information(results: Results) -> list[Row]:
+    """What codebooks share in generated codes and in real ones of the same captions' clips, and both entropies."""
+    rows: list[Row] = []
+    for model in results.study.models:
+        for alignment, where in ALIGNMENTS.items():
+            row: Row = {**model._asdict(), "alignment": where}
+            for measure, name in (("mutual_information", "MI, sum of pairs (bits)"), ("entropy", "summed entropy (bits)")):
+                ours, real = (results.generated_total(model, of, alignment, measure) for of in ("generated", "real"))
+                row |= {f"{name}, generated": ours, f"{name}, real": real}
+                row[f"{name}, generated - real"] = results.difference(ours, real)
+            frames = results.generated_information(model)["real"][alignment]["frames"]
+            rows.append(row | {"estimator": results.estimator, "frames": frames})
+    return rows
 
 
 def likelihood(results: Results) -> list[Row]:
@@ -391,6 +451,9 @@ def _by_embedder(results: Results, system: str) -> Row:
     for name, embedder in results.embedders(system).items():
         label = embedder["label"]
         row |= {f"FAD-{label}": fad[name], f"KAD-{label}": kad[name]}
+        for measure in ("fad", "kad"):
+            own = results.to_reconstruction(system, measure, name) if results.study.bound(system) else "n/a"
+            row[f"{measure.upper()}-{label} to own reconstruction"] = own
         if name in fma_pop:
             row[f"FAD-{label} to FMA-Pop"] = fma_pop[name]
         if "divergence" in embedder:
@@ -434,6 +497,9 @@ OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
     "total_correlation": total_correlation,
     "calibration": calibration,
     "scores": scores,
+    "orders": orders,
+    "shuffles": shuffles,
+    "generated_information": generated_information,
     "likelihood": likelihood,
     "speed": speed,
     "patterns": patterns,
