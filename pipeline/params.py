@@ -78,6 +78,7 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(gt=0, lt=1, multiple_of=0.01)]
 
 
 def _without_repeats(values: list[Any]) -> list[Any]:
@@ -373,16 +374,26 @@ class LanguageModel(_Section):
     feedforward: Count
     dropout: Fraction
     steps: Count
-    batch_size: Count  # clips
+    batch_size: Count  # clips, or crops of as many clips
+    crop_seconds: NonNegative  # of each clip, at a random offset; 0 or more than it has: the whole clip
     micro_batch_size: Count  # clips at once, in each of the passes over which a step's gradient is summed
     precision: Literal["float32", "bfloat16"]  # of training's matrix products
-    learning_rate: Positive
-    betas: tuple[Fraction, Fraction]
-    weight_decay: NonNegative
+    optimizer: Literal["muon", "adamw"]  # of the layers' matrices; AdamW has the rest
+    learning_rate: Positive  # of the layers' matrices
+    embedding_learning_rate: Positive
+    other_learning_rate: Positive  # of heads, norms and the projection of the text
+    betas: tuple[Fraction, Fraction]  # of AdamW
+    weight_decay: NonNegative  # of matrices
     warmup_steps: Natural
     gradient_clip: Positive
     text_dropout: Fraction  # share of captions replaced by the null text, for guidance
     weight_ema: Fraction
+    snapshots: Annotated[list[Percent], Once]  # shares of the steps after which the averaged weights are kept as well
+
+    @property
+    def snapshot_percents(self) -> list[int]:
+        """The snapshots by the names of their folders, whole per cents."""
+        return [round(100 * share) for share in self.snapshots]
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

@@ -37,11 +37,18 @@ FIGURE_NAMES = (
     "criterion",
     "scores",
     "likelihood",
+    "learning",
     "speed",
     "patterns",
     "training",
 )
-OF_MODELS = ("total_correlation", "likelihood", "speed", "patterns")  # need language models, or the tokens they learn
+OF_MODELS = (
+    "total_correlation",
+    "likelihood",
+    "learning",
+    "speed",
+    "patterns",
+)  # need language models, or the tokens they learn
 
 # Places, relative to the study's folder; names in braces are wildcards.
 CORPUS = "results/corpus"
@@ -54,6 +61,7 @@ SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
 CALIBRATION = "results/dependence/calibration.json"
 TEXT = "results/lm/text"
 LM = "results/lm/{pattern}/{codec}-seed{seed}"
+LM_SNAPSHOT = LM + "/snapshots/{percent}"  # the model after so many per cent of its training
 RECONSTRUCTION = "results/generation/reconstruction/{codec}-seed{seed}"
 GENERATION = "results/generation/{pattern}/{codec}-seed{seed}"
 PATTERNS = "results/generation/patterns.json"
