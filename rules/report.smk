@@ -14,7 +14,10 @@ rule tables:
         every(STUDY.modelled, *rules.bound_dependence.output),
         rules.calibrate_dependence.output,
         every(
-            STUDY.models, rules.train_lm.output.held_out, rules.generate.output.timing
+            STUDY.models,
+            rules.train_lm.output.held_out,
+            rules.train_lm.output.history,
+            rules.generate.output.timing,
         ),
         rules.pattern_speed.output if TIMED else [],
         expand(rules.score.output, system=STUDY.systems),

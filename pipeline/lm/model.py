@@ -92,10 +92,10 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def start_at(self, log_shares: Tensor) -> None:
-        """Makes every prediction log p of the codes' shares p, `[K, C]`: an untrained model knows how often each occurs.
+        """Lets the untrained model predict the codes' shares p, given as log p `[K, C]`, whatever its input.
 
-        Differs from MusicGen in the start alone. In place of a bias in the heads, which it lacks, the first coordinate
-        of the last norm starts constant at 1, with log p, less its mean, as its weights.
+        MusicGen's heads have no bias that could start at log p. So the last norm's first coordinate starts constant at
+        1, and its column of the heads at log p less the mean.
         """
         self.transformer.norm.weight[0], self.transformer.norm.bias[0] = 0, 1
         self.heads.zero_()

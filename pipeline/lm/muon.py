@@ -1,4 +1,4 @@
-"""Muon (Jordan et al. 2024): momentum whose every matrix is brought near the closest orthogonal one before it is applied."""
+"""Muon (Jordan et al. 2024): descends along momentum whose matrices are first made nearly orthogonal."""
 
 import math
 from collections import defaultdict
@@ -14,11 +14,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic; steep at 0, so singu
 
 
 class Muon(Optimizer):
-    """W <- (1 - r d) W - r max(1, rows / columns)^1/2 NS(g + 0.95 (m - g)), with m <- m + 0.05 (g - m), decay d and rate r.
+    """Momentum m <- m + 0.05 (g - m); W <- (1 - r d) W - r max(1, rows / columns)^1/2 NS(g + 0.95 (m - g)).
 
-    Differs from torch.optim.Muon in two things. It iterates in float32: in bfloat16 the last bits, and with them the run,
-    would depend on whether the processor has such products. And a parameter may be a stack of matrices, each of which is
-    made orthogonal by itself; all of one shape are iterated at once.
+    r is the learning rate, d the decay, NS the iteration below. Differs from torch.optim.Muon in two things. NS is in
+    float32: processors differ in how they multiply bfloat16, and the same seed must give the same bits. And a parameter
+    may be several matrices on top of each other, each of which has an iteration of its own.
     """
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, weight_decay: float) -> None:

@@ -268,7 +268,7 @@ def evaluate(model: LanguageModel, split: Split, text: TextStates, batch_size: i
 
 
 def log_shares(split: Split, codebook_size: int) -> Tensor:
-    """log p of every code of every codebook in a split, `[K, C]`; half a count more of each, for those that it lacks."""
+    """log p of every code of each codebook in a split, `[K, C]`; each counts half more, for those that do not occur."""
     counts = [np.bincount(codes.ravel(), minlength=codebook_size) + 0.5 for codes in split.tokens.swapaxes(0, 1)]
     return torch.from_numpy(np.log(counts) - np.log(np.sum(counts, axis=1, keepdims=True))).float()
 
