@@ -320,7 +320,7 @@ def likelihood(results: Results) -> Figure:
 
 
 def learning(results: Results) -> Figure:
-    """Validation bits per frame over the language models' training, a panel a codec, a line a seed, and static entropy."""
+    """Validation bits per frame over the language models' training, a panel a codec, a line a seed; static entropy."""
     patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
     figure, axes = _figure(1, len(codecs), (max(1 + 3 * len(codecs), TITLE), 3.8), sharey="row")
     for ax, codec in zip(axes[0], codecs, strict=True):

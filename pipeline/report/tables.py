@@ -187,7 +187,7 @@ def scores(results: Results) -> list[Row]:
 
 
 def likelihood(results: Results) -> list[Row]:
-    """Held-out bits per frame of each model beside the static entropy, the share saved, and each pattern minus flatten."""
+    """Held-out bits per frame of each model, the static entropy and the share saved, and each pattern minus flatten."""
     rows: list[Row] = []
     for codec, seed in results.study.modelled:
         models = {m.pattern: m for m in results.study.models if (m.codec, m.seed) == (codec, seed)}
