@@ -189,6 +189,65 @@ def test_bfloat16_products_leave_weights_and_loss_in_float32() -> None:
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
 
 
+def test_an_untrained_model_costs_the_static_entropy() -> None:
+    """And the static entropy is that of the codes' shares: of codes with known ones, their entropy."""
+    generator = np.random.default_rng(0)
+    share = np.array([0.6, 0.2, 0.15, 0.05])
+    train_split, held_out = (split_of(generator.choice(C, p=share, size=(200, K, T))) for _ in range(2))
+    shares = train_lm.log_shares(train_split, C)
+    static = train_lm.static_nats(held_out, shares)
+    assert train_lm.bits(static).mean() == pytest.approx(-K * (share * np.log2(share)).sum(), abs=0.05)
+    torch.manual_seed(0)
+    model = LanguageModel(shape("delay", sizes())).eval()
+    model.start_at(shares)
+    np.testing.assert_allclose(train_lm.evaluate(model, held_out, text_states(), 50), static, rtol=1e-5)
+
+
+def test_a_code_that_training_lacks_costs_a_finite_number_of_bits() -> None:
+    train_split, held_out = split_of(np.zeros((4, K, T), int)), split_of(np.ones((4, K, T), int))
+    counted = 4 * T + C / 2
+    static = train_lm.static_nats(held_out, train_lm.log_shares(train_split, C))
+    np.testing.assert_allclose(static, np.full((4, K), math.log(counted / 0.5)), rtol=1e-6)
+
+
+def test_crops_lie_anywhere_in_their_clips_and_have_their_length() -> None:
+    split, text, model = split_of(copied_chains(50, 0)[0]), text_states(), sizes(batch_size=50)
+    windows = torch.cat([train_lm.draw(split, text, model, 7, 0, step).window for step in range(20)])
+    assert set(windows[:, 0].tolist()) == set(range(T - 7 + 1))
+    assert torch.equal(windows, windows[:, :1] + torch.arange(7))
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.0, 250), (2.5, 62), (2.6, 65), (1e-3, 1), (10.0, 250), (30.0, 250)])
+def test_frames_of_a_crop(seconds: float, frames: int) -> None:
+    assert train_lm.crop_frames(sizes(crop_seconds=seconds), 250, 10.0) == frames
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_weight_is_learnt_at_its_own_rate(optimizer: str) -> None:
+    rates = {"learning_rate": 0.1, "embedding_learning_rate": 0.2, "other_learning_rate": 0.3}
+    model = LanguageModel(shape("delay", sizes()))
+    optimizers = train_lm.optimizers_of(model, sizes(optimizer=optimizer, **rates))
+    assert set(optimizers) == {"adamw", optimizer}
+    rate = {p: g["rate"] for each in optimizers.values() for g in each.param_groups for p in g["params"]}
+    muon = {p for g in optimizers[optimizer].param_groups if "matrices" in g for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        matrix = name.startswith("transformer.layers.") and parameter.ndim == 2
+        assert rate.pop(parameter) == (0.1 if matrix else 0.2 if name == "embedding.weight" else 0.3), name
+        assert (parameter in muon) == matrix
+    assert not rate
+
+
+@pytest.mark.slow
+def test_crops_learn_what_whole_clips_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 8 frames of 32, a Markov chain's next code can be learnt as well, and is at every position."""
+    monkeypatch.chdir(tmp_path)
+    model = sizes(steps=400, batch_size=32, micro_batch_size=32, dropout=0.0, optimizer="muon", learning_rate=0.02)
+    trained = run("delay", model, tmp_path, clips=1000, frames=8).model
+    codes, entropy = copied_chains(200, 2)
+    measured = train_lm.bits(train_lm.evaluate(trained, split_of(codes), text_states(), 50)).mean()
+    assert entropy - 0.03 < measured < entropy + 0.15
+
+
 def test_schedule() -> None:
     shares = [train_lm.schedule(step, 10, 110) for step in range(110)]
     assert shares[:10] == [(i + 1) / 10 for i in range(10)]
@@ -263,10 +322,12 @@ def test_from_tokens_to_audio(pattern: str, tmp_path: Path, monkeypatch: pytest.
     with np.load("lm/codec-seed0/held_out.npz", allow_pickle=False) as held_out:
         assert held_out["track_id"].tolist() == manifest["track_id"][manifest["split"] == "test"].tolist()
         bits = held_out["bits_per_frame"]
-        nats = held_out["nats"]
+        nats, static = held_out["nats"], held_out["static_bits"]
     np.testing.assert_allclose(bits, nats.sum(axis=1) / math.log(2))
     metrics = read_json(Path("lm/codec-seed0/metrics.json"))
     assert metrics["test"]["bits_per_frame"] == pytest.approx(bits.mean())
+    assert metrics["test"]["static_bits"] == pytest.approx(static.mean())
+    assert metrics["test"]["gain"] == pytest.approx(1 - bits.mean() / static.mean())
     assert metrics["frames_seen"] == 3 * 4 * T
     assert metrics["test"]["cross_entropy_nats"] == pytest.approx(list(nats.mean(axis=0)))
     history = pd.read_csv("lm/codec-seed0/history.csv")
@@ -274,6 +335,8 @@ def test_from_tokens_to_audio(pattern: str, tmp_path: Path, monkeypatch: pytest.
     losses = history[[f"validation_loss_{k}" for k in range(K)]].sum(axis=1)
     np.testing.assert_allclose(history["validation_bits_per_frame"], losses / math.log(2))
 
+    # A snapshot is a model like any other: music can be made from it.
+    assert language_model.load(Path("lm/codec-seed0/snapshots/50")).shape.pattern == pattern
     generation = {**common, "lm": "lm/codec-seed0", "codec": "codec-seed0"}
     call(monkeypatch, sampling.main, settings, **generation, out="generated")
     tokens, audio = np.load("generated/tokens.npy"), np.load("generated/audio.npy")
