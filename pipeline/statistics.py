@@ -171,7 +171,8 @@ def power(effect: float, seeds: int, spread: float, track_error: float, confiden
     error = float(np.sqrt(of_seeds + of_tracks))
     if not error:
         return float(effect > 0)
-    wanted, found = half_width(seeds, spread, track_error, confidence) / error, effect / error
+    wanted = half_width(seeds, spread, track_error, confidence) / error
+    found = min(effect / error, 1e3)  # the noncentral t is known no farther, and is 1 there
     share = of_seeds / (of_seeds + of_tracks)
     if share**2 < (seeds - 1) / MANY_DEGREES:
         return float(stats.norm.sf(wanted - found))

@@ -29,6 +29,8 @@ TABLE_NAMES = (
     "published",
     "claims",
     "findings",
+    "power",
+    "rules",
 )
 FIGURE_NAMES = (
     "dependence",
@@ -60,6 +62,7 @@ DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
 LEARNED = "results/dependence/learned/{codec}-seed{seed}.json"
 SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
 CALIBRATION = "results/dependence/calibration.json"
+CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}.json"
 TEXT = "results/lm/text"
 LM = "results/lm/{pattern}/{codec}-seed{seed}"
 LM_SNAPSHOT = LM + "/snapshots/{percent}"  # the model after so many per cent of its training

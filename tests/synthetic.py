@@ -19,6 +19,7 @@ CLIPS, TRACKS, FRAMES, CODEBOOKS, SIZE = 60, 12, 100, 4, 32
 TRACK = np.array([f"track{i % TRACKS:02d}" for i in range(CLIPS)])
 TRACK_NUMBER = np.arange(CLIPS) % TRACKS
 BOOTSTRAP = 40
+FRAME_RATE = 25.0  # Hz
 
 
 def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
@@ -29,6 +30,7 @@ def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
     whole["study"]["language_models"]["delay"]["seeds"] = list(seeds)
     whole["study"]["language_models"]["flatten"]["seeds"] = [0]
     whole["study"]["language_models"]["flatten"]["codecs"] = ["baseline", "mmd", "mmd-delay"]
+    whole["study"]["language_models"]["parallel"] = {"codecs": ["baseline", "mmd"], "seeds": list(seeds)}
     whole["dependence"]["bootstrap"] = whole["evaluation"]["bootstrap"] = BOOTSTRAP
     return whole
 
@@ -40,7 +42,7 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
     measuring = params.Dependence.model_validate(whole["dependence"])
     for run in study.runs:
         loss = study.codecs[run.codec].loss
-        helped = effect * (loss.weight > 0)
+        helped = effect * _strength(loss)
         _history(root / place.TRUNK.format(**study.trunk(*run)) / "history.csv", range(100, 1001, 100), 0.0)
         _codec(root, run, helped)
         _snapshots(root, run, helped)
@@ -62,13 +64,18 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
         _patterns(root)
     for model in study.models:
         loss = study.codecs[model.codec].loss
-        _model(root, model, effect * (loss.weight > 0) * (1 + loss.delay))
+        _model(root, model, effect * _strength(loss) * (1 + loss.delay))
         _information(root, model, measuring)
     for model in study.growing:
         for percent in study.percents:
             _score(
                 root, model.snapshot(percent), 20 - 0.1 * percent, 3 - 0.01 * percent, percent, own=16 - 0.1 * percent
             )
+
+
+def _strength(loss: params.Independence) -> float:
+    """How much a loss does, which grows with its weight up to 1 at the paper's."""
+    return min(np.log1p(loss.weight) / np.log1p(1000), 1.0)
 
 
 def _patterns(root: Path) -> None:
@@ -161,23 +168,41 @@ def _dependence(root: Path, run: Run, settings: params.Dependence, helped: float
         alignment: pairwise.measure(each, TRACK_NUMBER, SIZE, settings, 0.95) for alignment, each in codes.items()
     }
     alignments["delayed"]["frames"] = CLIPS * (FRAMES - CODEBOOKS + 1)
-    # Less a little, for an estimate of nothing can come out negative.
+    totals = {
+        alignment: {name: each["total"]["mutual_information"] for name, each in measured["estimators"].items()}
+        for alignment, measured in alignments.items()
+    }
+    far = pairwise.far_lags(settings.far_lags, FRAME_RATE)
+    lags = sorted([*far, *range(-pairwise.NEAR, pairwise.NEAR + 1)])
     by_lag = {
-        estimator: [
-            {key: values["total"]["mutual_information"][key] * 0.8 ** abs(lag) - 1 for key in ("value", "low", "high")}
-            for lag in pairwise.LAGS
-        ]
-        for estimator, values in alignments["equal_time"]["estimators"].items()
+        "lags": lags,
+        "far": far,
+        "frames": CLIPS * (FRAMES - 2 * max(lags)),
+        # Less a little, for an estimate of nothing can come out negative.
+        "estimators": {
+            name: [{key: total[key] * 0.8 ** abs(lag) - 1 for key in ("value", "low", "high")} for lag in lags]
+            for name, total in totals["equal_time"].items()
+        },
+        # Of what is shared at equal time, half says which piece is playing.
+        "parts": {
+            name: {"far": _times(total, 0.5), "equal_time": total, "delayed": totals["delayed"][name]}
+            for name, total in totals["equal_time"].items()
+        },
     }
     result = {
         "codec": run.codec,
         "codebook_size": SIZE,
         "alignments": alignments,
-        "by_lag": {"lags": list(pairwise.LAGS), "frames": CLIPS * (FRAMES - 16), "estimators": by_lag},
+        "by_lag": by_lag,
         "controls": pairwise.controls(codes["equal_time"].transpose(1, 0, 2).reshape(CODEBOOKS, -1), SIZE, settings),
     }
     files.write_json(root / place.DEPENDENCE.format(**run._asdict()), result)
     _learned(root, run, {alignment: 1.0 - 0.1 * help_ for alignment, help_ in alike.items()})
+
+
+def _times(stored: dict[str, Any], share: float) -> dict[str, Any]:
+    values = {key: share * stored[key] for key in ("value", "low", "high")}
+    return {**values, "resamples": [share * value for value in stored["resamples"]]}
 
 
 def _information(root: Path, model: Model, settings: params.Dependence) -> None:
@@ -281,8 +306,12 @@ def _score(root: Path, system: str, fad: float, kl: float, seed: int, own: float
 
 def _model(root: Path, model: Model, helped: float) -> None:
     joint = model.pattern == JOINT
-    fad = 8 - 2 * joint - (1 - joint) * helped
-    _score(root, model.system, fad, 1 - 0.1 * helped, model.seed + 10 * joint, own=fad - 2)
+    own_luck = 0.05 * np.random.default_rng([model.seed, len(model.name)]).normal()
+    fad = 8 - 2 * joint - (1 - joint) * helped + own_luck
+    _score(root, model.system, fad, 1 - 0.1 * helped + 0.1 * own_luck, model.seed + 10 * joint, own=fad - 2)
+    if not joint:
+        price = _distances(2 - 0.3 * helped + own_luck, model.seed)["kad"]["musicnn-mtt"]
+        files.write_json(root / place.CONDITIONAL.format(**model._asdict()), {"price": price})
     bits = 20 - 2 * joint - 0.5 * (1 - joint) * helped + _noise(0.05, model.seed)
     folder, steps_of_training = root / place.LM.format(**model._asdict()), np.array([10, 100, 1000])
     _clips(folder / "held_out.npz", bits_per_frame=bits, static_bits=np.full(CLIPS, 25.0))

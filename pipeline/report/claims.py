@@ -41,7 +41,7 @@ import pandas as pd
 
 from pipeline import params, statistics
 from pipeline.report.results import ALIGNMENTS, ESTIMATORS, Results
-from pipeline.statistics import MOST_SEEDS, Estimate, SeedMean
+from pipeline.statistics import MOST_SEEDS, Estimate
 from pipeline.study import JOINT, Model, Run, Study
 
 SUPPORTED = "supported"
@@ -71,15 +71,32 @@ LOCAL_SHARE = "share of the fall that is local excess"
 
 
 class Basis(NamedTuple):
-    """What a difference rests on and what it can see: None where that is not known."""
+    """What a difference rests on, and what it can see."""
 
-    unit: str  # seeds or codecs
+    unit: str  # seeds, or codecs of a rank correlation
     number: int  # of those
     tracks: int
-    spread: float | None  # standard deviation over seeds
-    track_error: float | None  # standard error of what the tracks add to all seeds alike
-    smallest: float | None  # difference from the margin, or correlation, that is seen with the usual power
-    needed: int | None  # seeds or codecs that would decide the value found, with the usual power
+    effect: float  # the difference found minus its margin, or the correlation
+    confidence: float
+    spread: float | None = None  # standard deviation over seeds; None of one seed, and of a correlation
+    track_error: float | None = None  # standard error of what the tracks add to all seeds alike
+
+    @property
+    def smallest(self) -> float:
+        """The least effect that is seen with the usual power."""
+        if self.track_error is None:
+            return statistics.smallest_correlation(self.number, (1 - self.confidence) / 2)
+        return statistics.smallest_effect(self.number, self.spread or 0.0, self.track_error, self.confidence)
+
+    @property
+    def needed(self) -> int | None:
+        """Seeds or codecs that would see the effect found, with the usual power; None where that is not known."""
+        if self.track_error is None:
+            points = statistics.points_needed(self.effect, (1 - self.confidence) / 2)
+            return points and max(points, CODECS)
+        if self.spread is None:
+            return None
+        return statistics.seeds_needed(self.effect, self.spread, self.track_error, self.confidence)
 
 
 class Finding(NamedTuple):
@@ -300,16 +317,7 @@ def c2(results: Results) -> Claim:
                 verdict = SUPPORTED if found.p < alpha else NOT_SUPPORTED if against.p < alpha else UNDECIDED
                 if of not in many:
                     verdict = "" if many else UNDECIDED
-                needed = statistics.points_needed(found.rho, alpha)
-                basis = Basis(
-                    "codecs",
-                    found.points,
-                    tracks,
-                    None,
-                    None,
-                    statistics.smallest_correlation(found.points, alpha),
-                    needed and max(needed, CODECS),
-                )
+                basis = Basis("codecs", found.points, tracks, found.rho, results.confidence)
                 name = f"{of.architecture}, {found.points} codecs, p = {found.p:.3f}"
                 measure = f"Spearman's rho of MMD and MI, {where}"
                 findings.append(Finding(measure, name, "all", found.rho, None, None, verdict, basis))
@@ -539,16 +547,16 @@ def _over_seeds(
     seed = "all" if len(by_seed) > 1 else str(next(iter(by_seed)))
     finding = _finding(measure, of, seed, mean.estimate, verdict(mean.estimate, margin) if verdict else "")
     each = [_finding(measure, of, seed, change) for seed, change in by_seed.items()] if len(by_seed) > 1 else []
-    return [finding._replace(basis=_basis(results, mean, margin) if verdict else None), *each]
-
-
-def _basis(results: Results, mean: SeedMean, margin: float) -> Basis:
-    spread, confidence = mean.spread or 0.0, results.confidence
-    smallest = statistics.smallest_effect(mean.seeds, spread, mean.track_error, confidence)
-    needed = None
-    if mean.spread is not None:
-        needed = statistics.seeds_needed(float(mean.estimate.value) - margin, spread, mean.track_error, confidence)
-    return Basis("seeds", mean.seeds, results.tracks, mean.spread, mean.track_error, smallest, needed)
+    basis = Basis(
+        "seeds",
+        mean.seeds,
+        results.tracks,
+        float(mean.estimate.value) - margin,
+        results.confidence,
+        mean.spread,
+        mean.track_error,
+    )
+    return [finding._replace(basis=basis if verdict else None), *each]
 
 
 def _less_dependence(results: Results, says: str, of: Sequence[Kind]) -> Claim:

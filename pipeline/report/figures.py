@@ -117,6 +117,9 @@ def dependence_by_lag(results: Results) -> Figure:
             ax.fill_between(by_lag["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
             ax.plot(by_lag["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
         ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
+        nearest = min(abs(lag) for lag in by_lag["far"])
+        for side in (-1, 1):
+            ax.axvspan(side * nearest, side * max(by_lag["lags"]), color="#888888", alpha=0.12, linewidth=0)
         ax.set_xlabel("lag of codebook b behind codebook a < b (frames)")
         ax.set_title(f"seed {seed}")
     _from_zero(axes[0, 0])
@@ -235,7 +238,7 @@ def criterion(results: Results) -> Figure:
         ):
             rho = statistics.rank_correlation(np.asarray(x), np.asarray(y)).rho
             ax.set_title(f"{where.capitalize()}, {what},\nSpearman's $\\rho$ = {rho:.2f}")
-            ax.set_xlabel("MMD (closed form)")
+            ax.set_xlabel("MMD above its floor")
             ax.set_ylabel("mutual information,\nsum of pairs (bits)")
             if np.min(x) > 0 and np.max(x) > DECADE * np.min(x):
                 ax.set_xscale("log")

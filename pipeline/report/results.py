@@ -44,6 +44,7 @@ class Results:
     def __init__(self, root: Path, argument: str) -> None:
         """`argument` is a job's `--params`: `study`, `evaluation`, `report` and `lm.snapshots` are read."""
         self.root = root
+        self._read: dict[Path, Any] = {}  # every claim is decided twice, at two confidences
         self.evaluation = params.section(argument, "evaluation", params.Evaluation)
         percents = params.snapshot_percents(argument)
         self.study = Study(params.section(argument, "study", params.Study), self.evaluation.systems, percents)
@@ -128,6 +129,10 @@ class Results:
     def learning(self, model: Model) -> pd.DataFrame:
         """Training history of a language model."""
         return pd.read_csv(self._path(f"{place.LM}/history.csv", **model._asdict()))
+
+    def price_of_factorising(self, model: Model) -> Estimate:
+        """Bits per frame that factorising costs a model at least, as `pipeline.dependence.conditional` writes it."""
+        return self._estimate(self._json(place.CONDITIONAL, **model._asdict())["price"])
 
     def gap(self, model: Model) -> Estimate | None:
         """Bits per frame of a model minus those of the joint one after as many steps; None where one is missing."""
@@ -292,7 +297,10 @@ class Results:
         return statistics.interval(stored["value"], np.array(stored["resamples"]), self.confidence)
 
     def _json(self, template: str, **wildcards: Any) -> Any:
-        return files.read_json(self._path(template, **wildcards))
+        path = self._path(template, **wildcards)
+        if path not in self._read:
+            self._read[path] = files.read_json(path)
+        return self._read[path]
 
     def _path(self, template: str, **wildcards: Any) -> Path:
         path = self.root / template.format(**wildcards)

@@ -13,9 +13,10 @@ import pandas as pd
 from pipeline import files, job, provenance
 from pipeline.report import claims
 from pipeline.report.claims import Claim
+from pipeline.report.history import RULE_CHANGES
 from pipeline.report.orders import verdict
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
-from pipeline.statistics import Estimate
+from pipeline.statistics import POWER, Estimate
 from pipeline.study import FLOOR, JOINT, OUTSIDE, Model, Run
 
 FORMATS = ("csv", "md", "tex")
@@ -332,6 +333,7 @@ def claim_rows(assessed: dict[str, Claim]) -> list[Row]:
             "measured": claim.measured,
             "found": _deciding_numbers(claim) or "n/a",
             "verdict": claim.verdict,
+            "note": claim.note,
             "rests on": claim.rests_on,
             "paper": "claimed",
         }
@@ -354,6 +356,50 @@ def finding_rows(assessed: dict[str, Claim]) -> list[Row]:
         }
         for name, claim in assessed.items()
         for finding in claim.findings
+    ]
+
+
+def power_rows(assessed: dict[str, Claim]) -> list[Row]:
+    """What each deciding difference rests on, what it can see, and what would decide the value that was found."""
+    rows: list[Row] = []
+    for name, claim in assessed.items():
+        for finding in claim.findings:
+            basis = finding.basis
+            if not (finding.verdict and basis):
+                continue
+            half = None if finding.low is None or finding.high is None else (finding.high - finding.low) / 2
+            rows.append(
+                {
+                    "claim": name,
+                    "measure": finding.measure,
+                    "of": finding.of,
+                    "number": basis.number,
+                    "of what": basis.unit,
+                    "tracks": basis.tracks,
+                    "value": finding.value,
+                    "half-width": _or_not(half),
+                    "spread over seeds": _or_not(basis.spread),
+                    "error over tracks": _or_not(basis.track_error),
+                    f"smallest effect seen in {POWER:.0%}": basis.smallest,
+                    "number that would decide this value": _or_not(basis.needed),
+                    "verdict": finding.verdict,
+                }
+            )
+    return rows
+
+
+def rule_rows(_: dict[str, Claim]) -> list[Row]:
+    """Every change of a claim's rule so far."""
+    return [
+        {
+            "date": change.date,
+            "commit": change.commit,
+            "claims": change.claims,
+            "what changed": change.what,
+            "why": change.why,
+            "verdict before": change.before,
+        }
+        for change in RULE_CHANGES
     ]
 
 
@@ -481,6 +527,10 @@ def _deciding_numbers(claim: Claim) -> str:
     return "; ".join(f"{what}: {' and '.join(numbers)}" for what, numbers in values.items())
 
 
+def _or_not(value: float | None) -> float | str:
+    return "n/a" if value is None else value
+
+
 def _spread(row: Row) -> Row:
     result: Row = {}
     for column, value in row.items():
@@ -512,7 +562,12 @@ OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
     "patterns": patterns,
     "published": published,
 }
-OF_CLAIMS = {"claims": claim_rows, "findings": finding_rows}
+OF_CLAIMS: dict[str, Callable[[dict[str, Claim]], list[Row]]] = {
+    "claims": claim_rows,
+    "findings": finding_rows,
+    "power": power_rows,
+    "rules": rule_rows,
+}
 TABLES = (*OF_RESULTS, *OF_CLAIMS)
 
 
