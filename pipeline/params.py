@@ -79,6 +79,7 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(gt=0, lt=1, multiple_of=0.01)]
 
 
 def _without_repeats(values: list[Any]) -> list[Any]:
@@ -135,6 +136,10 @@ class Study(_Section):
 
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
     language_models: Annotated[dict[Pattern, LanguageModels], Field(min_length=1)]
+    shuffled: Annotated[
+        list[Natural], Once
+    ]  # seeds of codecs with a language model, whose codes are shuffled and decoded
+    kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
 
     @model_validator(mode="after")
     def _names_what_exists(self) -> Self:
@@ -147,6 +152,8 @@ class Study(_Section):
                         f"study.language_models.{pattern}.seeds names {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
                     )
+        if missing := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
+            raise ValueError(f"study.shuffled names the seeds {sorted(missing)}, which no codec of study.codecs has")
         return self
 
 
@@ -460,6 +467,7 @@ class Dependence(_Section):
     shuffles: Count  # permutations behind the shuffled baseline
     bootstrap: Count  # resamples of tracks behind an interval
     snapshot_clips: Count  # on which a codec's snapshots are measured
+    far_lags: Annotated[list[Positive], Field(min_length=1), Once]  # s, at which codebooks share the piece alone
     seed: Natural
     learned: Learned
     calibration: Calibration
@@ -481,16 +489,26 @@ class LanguageModel(_Section):
     feedforward: Count
     dropout: Fraction
     steps: Count
-    batch_size: Count  # clips
+    batch_size: Count  # clips, or crops of as many clips
+    crop_seconds: NonNegative  # of each clip, at a random offset; 0 or more than it has: the whole clip
     micro_batch_size: Count  # clips at once, in each of the passes over which a step's gradient is summed
     precision: Literal["float32", "bfloat16"]  # of training's matrix products
-    learning_rate: Positive
-    betas: tuple[Fraction, Fraction]
-    weight_decay: NonNegative
+    optimizer: Literal["muon", "adamw"]  # of the layers' matrices; AdamW has the rest
+    learning_rate: Positive  # of the layers' matrices
+    embedding_learning_rate: Positive
+    other_learning_rate: Positive  # of heads, norms and the projection of the text
+    betas: tuple[Fraction, Fraction]  # of AdamW
+    weight_decay: NonNegative  # of matrices
     warmup_steps: Natural
     gradient_clip: Positive
     text_dropout: Fraction  # share of captions replaced by the null text, for guidance
     weight_ema: Fraction
+    snapshots: Annotated[list[Percent], Once]  # shares of the steps after which the averaged weights are kept as well
+
+    @property
+    def snapshot_percents(self) -> list[int]:
+        """The snapshots by the names of their folders, whole per cents."""
+        return [round(100 * share) for share in self.snapshots]
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -544,6 +562,10 @@ class Evaluation(_Section):
 
 class Confidence(RootModel[Fraction]):
     """Level of an interval."""
+
+
+class Shares(RootModel[Annotated[list[Percent], Once]]):
+    """Shares of the language models' training after which they are kept as well."""
 
 
 class Report(_Section):
@@ -601,6 +623,12 @@ class Params(_Section):
         return self
 
     @model_validator(mode="after")
+    def _fewer_codebooks_are_kept(self) -> Self:
+        if (most := max(self.study.kept, default=0)) >= self.codec.codebooks:
+            raise ValueError(f"study.kept has {most}: keep fewer than the {self.codec.codebooks} of codec.codebooks")
+        return self
+
+    @model_validator(mode="after")
     def _groups_divide_the_latent(self) -> Self:
         grouped = [name for name, codec in self.study.codecs.items() if codec.quantizer == "grouped"]
         if grouped and self.codec.dimension % self.codec.codebooks:
@@ -646,6 +674,13 @@ def confidence(argument: str) -> float:
     if not holds(argument, "confidence"):
         return section(argument, "report", Report).confidence
     return section(argument, "confidence", Confidence).root
+
+
+def snapshot_percents(argument: str) -> list[int]:
+    """Per cents of training after which language models are kept, `lm.snapshots`, which the report's rules give alone."""
+    if not holds(argument, "snapshots"):
+        return section(argument, "lm", LanguageModel).snapshot_percents
+    return [round(100 * share) for share in section(argument, "snapshots", Shares).root]
 
 
 def holds(argument: str, name: str) -> bool:

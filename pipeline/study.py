@@ -3,7 +3,7 @@
 The rules read this on every start, so it imports neither torch nor anything else that takes long.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -20,12 +20,17 @@ TABLE_NAMES = (
     "total_correlation",
     "calibration",
     "scores",
+    "orders",
+    "shuffles",
+    "generated_information",
     "likelihood",
     "speed",
     "patterns",
     "published",
     "claims",
     "findings",
+    "power",
+    "rules",
 )
 FIGURE_NAMES = (
     "dependence",
@@ -37,11 +42,16 @@ FIGURE_NAMES = (
     "criterion",
     "scores",
     "likelihood",
+    "learning",
     "speed",
     "patterns",
     "training",
 )
-OF_MODELS = ("total_correlation", "likelihood", "speed", "patterns")  # need language models, or the tokens they learn
+# These need language models, or the tokens they learn.
+OF_MODELS = ("total_correlation", "shuffles", "generated_information", "likelihood", "learning", "speed", "patterns")
+
+# Ways in which a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
+SHUFFLES = ("equal_time", "delayed", "independent")
 
 # Places, relative to the study's folder; names in braces are wildcards.
 CORPUS = "results/corpus"
@@ -52,10 +62,17 @@ DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
 LEARNED = "results/dependence/learned/{codec}-seed{seed}.json"
 SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
 CALIBRATION = "results/dependence/calibration.json"
+CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}.json"
 TEXT = "results/lm/text"
 LM = "results/lm/{pattern}/{codec}-seed{seed}"
+LM_SNAPSHOT = LM + "/snapshots/{percent}"  # the model after so many per cent of its training
 RECONSTRUCTION = "results/generation/reconstruction/{codec}-seed{seed}"
+KEPT = "results/generation/kept/{kept}/{codec}-seed{seed}"
+SHUFFLED = "results/generation/shuffled/{kind}/{codec}-seed{seed}"
+SHUFFLED_LEVELS = "results/generation/shuffled/{codec}-seed{seed}.npz"
 GENERATION = "results/generation/{pattern}/{codec}-seed{seed}"
+GENERATION_SNAPSHOT = "results/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}"
+INFORMATION = "results/generation/information/{pattern}/{codec}-seed{seed}.json"
 PATTERNS = "results/generation/patterns.json"
 EMBEDDINGS = "results/evaluation/embeddings/{system}.npz"
 SCORES = "results/evaluation/scores/{system}"  # .json, and .npz with a value a clip
@@ -77,9 +94,22 @@ class Run(NamedTuple):
     seed: int
 
     @property
+    def name(self) -> str:
+        """As in the names of its files."""
+        return f"{self.codec}-seed{self.seed}"
+
+    @property
     def system(self) -> str:
         """Its reconstructions, as a system that is scored."""
-        return f"reconstruction/{self.codec}-seed{self.seed}"
+        return f"reconstruction/{self.name}"
+
+    def kept(self, codebooks: int) -> str:
+        """Its reconstructions from the first codebooks alone, as a system that is scored."""
+        return f"kept/{codebooks}/{self.name}"
+
+    def shuffled(self, kind: str) -> str:
+        """Its codes shuffled in one of the ways `SHUFFLES`, as a system that is scored."""
+        return f"shuffled/{kind}/{self.name}"
 
 
 class Model(NamedTuple):
@@ -104,13 +134,22 @@ class Model(NamedTuple):
         """The music that it generates, as a system that is scored."""
         return f"generation/{self.name}"
 
+    def snapshot(self, percent: int) -> str:
+        """The music that it generates after so much of its training, as a system that is scored."""
+        return f"snapshot/{percent}/{self.name}"
+
 
 class Study:
     """The codecs, language models and systems that a configuration means."""
 
-    def __init__(self, settings: params.Study, outside: Mapping[str, params.OutsideSystem]) -> None:
-        """`outside` are the systems of `evaluation.systems`."""
-        self.settings, self.outside = settings, outside
+    def __init__(
+        self,
+        settings: params.Study,
+        outside: Mapping[str, params.OutsideSystem],
+        percents: Sequence[int],
+    ) -> None:
+        """`outside` are the systems of `evaluation.systems`, `percents` the per cents of `lm.snapshots`."""
+        self.settings, self.outside, self.percents = settings, outside, sorted(percents)
 
     @property
     def codecs(self) -> dict[str, params.StudyCodec]:
@@ -142,6 +181,21 @@ class Study:
         """Codec runs that have language models."""
         return list(dict.fromkeys(model.run for model in self.models))
 
+    @cached_property
+    def shuffled(self) -> list[Run]:
+        """Codec runs whose codes are shuffled and decoded."""
+        return [run for run in self.modelled if run.seed in self.settings.shuffled]
+
+    @property
+    def plain(self) -> list[Run]:
+        """The first run without the loss, which is decoded from ever fewer codebooks; none if all have the loss."""
+        return [run for run in self.runs if self.codecs[run.codec].loss.weight == 0][:1]
+
+    @property
+    def growing(self) -> list[Model]:
+        """The first language model, whose music is also scored after parts of its training."""
+        return self.models[:1]
+
     @property
     def modelled_codecs(self) -> dict[str, list[int]]:
         """Codecs that have language models, and the seeds of their runs that have one."""
@@ -152,9 +206,34 @@ class Study:
 
     @cached_property
     def systems(self) -> list[str]:
-        """What is scored: real music, the codecs' reconstructions, the language models, and what others made."""
-        made = [*(run.system for run in self.runs), *(model.system for model in self.models)]
-        return [REFERENCE, FLOOR, *made, *(f"{OUTSIDE}{name}" for name in self.outside)]
+        """What is scored: real music, what codecs and language models of the study made, and what others made."""
+        return [REFERENCE, FLOOR, *self.made, *(f"{OUTSIDE}{name}" for name in self.outside)]
+
+    @cached_property
+    def made(self) -> dict[str, Run]:
+        """The systems of the study, each with the codec that decoded it."""
+        return {
+            **{run.system: run for run in self.runs},
+            **{model.system: model.run for model in self.models},
+            **{run.kept(codebooks): run for run in self.plain for codebooks in self.settings.kept},
+            **{model.snapshot(percent): model.run for model in self.growing for percent in self.percents},
+            **{run.shuffled(kind): run for run in self.shuffled for kind in SHUFFLES},
+        }
+
+    def bound(self, system: str) -> list[str]:
+        """The reconstructions of the codec that decoded a system; none for those themselves and what no codec decoded."""
+        return [run.system for run in [self.made[system]] if run.system != system] if system in self.made else []
+
+    @property
+    def orders(self) -> dict[str, list[str]]:
+        """Systems whose order is known, from the worst to the best; a score that is any good finds it."""
+        orders = {}
+        for run in self.plain:
+            orders["codebooks kept"] = [*(run.kept(number) for number in sorted(self.settings.kept)), run.system]
+            orders["reconstruction, real music"] = [run.system, FLOOR]
+        for model in self.growing:
+            orders["language model's training"] = [*(model.snapshot(each) for each in self.percents), model.system]
+        return {name: systems for name, systems in orders.items() if len(systems) > 1}
 
     @property
     def tables(self) -> list[str]:

@@ -16,7 +16,7 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=codec_settings("dependence", confidence="report.confidence"),
+        settings=codec_settings("corpus", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.pairwise"),
         tokens=at(study.TOKENS),
     shell:

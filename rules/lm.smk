@@ -36,6 +36,12 @@ rule train_lm:
         history=f"{study.LM}/history.csv",
         metrics=f"{study.LM}/metrics.json",
         held_out=f"{study.LM}/held_out.npz",
+        snapshots=expand(
+            f"{study.LM_SNAPSHOT}/{{file}}",
+            percent=PARAMS.lm.snapshot_percents,
+            file=["model.safetensors", "model.json"],
+            allow_missing=True,
+        ),
     log:
         "logs/lm/{pattern}/{codec}-seed{seed}.log",
     benchmark:
@@ -48,7 +54,7 @@ rule train_lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=codec_settings("lm"),
+        settings=codec_settings("corpus", "lm"),
         code=code("pipeline.lm.train", "PATTERNS"),
         tokens=at(study.TOKENS),
         out=at(study.LM),

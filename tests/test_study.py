@@ -11,9 +11,10 @@ import pytest
 
 from pipeline import params
 from pipeline import study as place
-from pipeline.study import FLOOR, REFERENCE, Kind, Model, Run, Study
+from pipeline.study import FLOOR, REFERENCE, SHUFFLES, Kind, Model, Run, Study
 
 ROOT = Path(__file__).parent.parent
+PERCENTS = [20, 5]
 PLAIN = {"weight": 0.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}
 PLACES = {
     name: value
@@ -22,24 +23,28 @@ PLACES = {
 }
 
 
-def _study(codecs: dict[str, Any], models: dict[str, Any], systems: dict[str, str] | None = None) -> Study:
+def _study(
+    codecs: dict[str, Any], models: dict[str, Any], systems: dict[str, str] | None = None, **more: list[int]
+) -> Study:
     """Of codecs as name -> (quantizer, seeds, what their loss has beside `PLAIN`)."""
     entries = {
         name: {"architecture": "stft", "quantizer": quantizer, "seeds": seeds, "loss": PLAIN | loss}
         for name, (quantizer, seeds, loss) in codecs.items()
     }
-    settings = params.Study.model_validate({"codecs": entries, "language_models": models})
+    settings = params.Study.model_validate(
+        {"codecs": entries, "language_models": models, "shuffled": [], "kept": [], **more}
+    )
     outside = {
         name: params.OutsideSystem(folder=folder, captions=f"{folder}.csv" if name == "captioned" else "")
         for name, folder in (systems or {}).items()
     }
-    return Study(settings, outside)
+    return Study(settings, outside, PERCENTS)
 
 
 @pytest.fixture(scope="module")
 def default() -> Study:
     whole = params.load(ROOT / "params.yaml")
-    return Study(whole.study, whole.evaluation.systems)
+    return Study(whole.study, whole.evaluation.systems, whole.lm.snapshot_percents)
 
 
 @pytest.fixture
@@ -50,7 +55,7 @@ def small() -> Study:
         "parts": ("grouped", [0], {}),
     }
     models = {"delay": {"codecs": ["plain", "ours"], "seeds": [3]}, "flatten": {"codecs": ["plain"], "seeds": [0, 3]}}
-    return _study(codecs, models, {"captioned": "theirs", "bare": "/others"})
+    return _study(codecs, models, {"captioned": "theirs", "bare": "/others"}, shuffled=[0], kept=[2, 1])
 
 
 def _places(study: Study) -> list[str]:
@@ -61,6 +66,15 @@ def _places(study: Study) -> list[str]:
         frozenset({"architecture", "quantizer", "seed"}): [dict(trunk) for trunk in trunks],
         frozenset({"codec", "seed"}): [run._asdict() for run in study.runs],
         frozenset({"pattern", "codec", "seed"}): [model._asdict() for model in study.models],
+        frozenset({"percent", "pattern", "codec", "seed"}): [
+            {**model._asdict(), "percent": percent} for model in study.growing for percent in study.percents
+        ],
+        frozenset({"kept", "codec", "seed"}): [
+            {**run._asdict(), "kept": kept} for run in study.plain for kept in study.settings.kept
+        ],
+        frozenset({"kind", "codec", "seed"}): [
+            {**run._asdict(), "kind": kind} for run in study.shuffled for kind in SHUFFLES
+        ],
         frozenset({"system"}): [{"system": system} for system in study.systems],
     }
     return [
@@ -91,9 +105,38 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
         "generation/delay/ours-seed3",
         "generation/flatten/plain-seed0",
         "generation/flatten/plain-seed3",
+        "kept/2/plain-seed0",
+        "kept/1/plain-seed0",
+        "snapshot/5/delay/plain-seed3",
+        "snapshot/20/delay/plain-seed3",
+        "shuffled/equal_time/plain-seed0",
+        "shuffled/delayed/plain-seed0",
+        "shuffled/independent/plain-seed0",
         "outside/captioned",
         "outside/bare",
     ]
+
+
+def test_systems_are_held_against_the_reconstructions_of_the_codec_that_decoded_them(small: Study) -> None:
+    assert small.bound("generation/flatten/plain-seed3") == ["reconstruction/plain-seed3"]
+    assert small.bound("kept/2/plain-seed0") == small.bound("shuffled/delayed/plain-seed0")
+    assert small.bound("snapshot/5/delay/plain-seed3") == ["reconstruction/plain-seed3"]
+    for none in (REFERENCE, FLOOR, "reconstruction/plain-seed0", "outside/bare"):
+        assert small.bound(none) == []
+
+
+def test_known_orders_go_from_the_worst_to_the_best(small: Study) -> None:
+    assert small.orders == {
+        "codebooks kept": ["kept/1/plain-seed0", "kept/2/plain-seed0", "reconstruction/plain-seed0"],
+        "reconstruction, real music": ["reconstruction/plain-seed0", "floor"],
+        "language model's training": [
+            "snapshot/5/delay/plain-seed3",
+            "snapshot/20/delay/plain-seed3",
+            "generation/delay/plain-seed3",
+        ],
+    }
+    bare = _study({"ours": ("residual", [0], {"weight": 1.0})}, {"delay": {"codecs": [], "seeds": [0]}})
+    assert bare.orders == {}
 
 
 def test_codecs_of_a_quantizer_and_seed_share_a_trunk(small: Study) -> None:
@@ -108,6 +151,13 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
         assert small.audio(run.system) == f"{place.RECONSTRUCTION.format(**run._asdict())}/audio.npy"
     for model in small.models:
         assert small.audio(model.system) == f"{place.GENERATION.format(**model._asdict())}/audio.npy"
+    for run in small.shuffled:
+        for kind in SHUFFLES:
+            assert small.audio(run.shuffled(kind)) == f"{place.SHUFFLED.format(kind=kind, **run._asdict())}/audio.npy"
+    (run,), (model,) = small.plain, small.growing
+    assert small.audio(run.kept(2)) == f"{place.KEPT.format(kept=2, **run._asdict())}/audio.npy"
+    snapshot = place.GENERATION_SNAPSHOT.format(percent=5, **model._asdict())
+    assert small.audio(model.snapshot(5)) == f"{snapshot}/audio.npy"
     assert (small.audio("outside/bare"), small.theirs("outside/bare")) == ("/others", ["/others"])
     assert (small.audio("outside/captioned"), small.theirs("outside/captioned")) == ("theirs", ["theirs", "theirs.csv"])
     assert small.theirs(REFERENCE) == small.theirs("reconstruction/plain-seed0") == []
@@ -153,13 +203,17 @@ def test_a_codec_may_have_any_name(name: str) -> None:
     places = _places(_study(codecs, models, {name: "theirs"}))
     assert len(set(places)) == len(places)
     # Nor does one lie in another's folder: Snakemake would empty it with the other's outputs.
-    runs = {path for path in places if "-seed" in path}
+    # A language model's snapshots lie in its own folder: one rule makes both.
+    runs = {path for path in places if "-seed" in path and "/snapshots/" not in path}
+    places = [path for path in places if not (path.startswith("results/lm/") and "/snapshots/" in path)]
     assert not [(inner, outer) for outer in runs for inner in places if inner.startswith(f"{outer}/")]
 
 
 def test_no_pattern_is_named_like_a_folder_beside_the_patterns() -> None:
-    beside = {Path(path).name for path in (place.TEXT, Path(place.RECONSTRUCTION).parent)}
-    assert beside == {"text", "reconstruction"}
+    beside = {Path(place.TEXT).name}
+    for path in (place.RECONSTRUCTION, place.KEPT, place.SHUFFLED, place.GENERATION_SNAPSHOT, place.INFORMATION):
+        beside.add(Path(path).parts[2])
+    assert beside == {"text", "reconstruction", "kept", "shuffled", "snapshot", "information"}
     assert beside.isdisjoint(params.choices("PATTERNS"))
 
 
@@ -167,8 +221,8 @@ def test_the_report_of_codecs_alone_leaves_out_what_needs_models(small: Study) -
     assert small.tables == list(place.TABLE_NAMES)
     assert small.figures == list(place.FIGURE_NAMES)
     alone = _study({"plain": ("residual", [0], {})}, {"delay": {"codecs": [], "seeds": [0]}})
-    assert set(small.tables) - set(alone.tables) == set(place.OF_MODELS)
-    assert set(small.figures) - set(alone.figures) == set(place.OF_MODELS)
+    assert set(small.tables) - set(alone.tables) == set(place.OF_MODELS) & set(place.TABLE_NAMES)
+    assert set(small.figures) - set(alone.figures) == set(place.OF_MODELS) & set(place.FIGURE_NAMES)
 
 
 def test_importing_the_study_imports_nothing_heavy() -> None:

@@ -21,7 +21,11 @@ DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 REPORTED = "results/tables/|figures/"
 TIMED = "results/generation/patterns.json"
-MODELS = f"results/(lm|generation)/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}"
+GENERATED = (
+    f"results/generation/(parallel|delay|flatten|snapshot|information)/|{TIMED}|"
+    f"results/evaluation/.*/(generation|snapshot)/|{REPORTED}"
+)
+MODELS = f"results/lm/(parallel|delay|flatten)/|{GENERATED}"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -113,7 +117,8 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
         ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{REPORTED}"),
         (
             {"report": {"confidence": 0.5}},
-            f"results/dependence/(?!snapshots/).*-seed|results/evaluation/scores/|{REPORTED}",
+            "results/dependence/(?!snapshots/).*-seed|results/generation/information/|results/evaluation/scores/|"
+            f"{REPORTED}",
         ),
         ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
     ],
@@ -130,15 +135,21 @@ def test_a_changed_parameter_reruns_what_depends_on_it(
 @pytest.mark.parametrize(
     ("module", "rerun"),
     [
-        (
-            "generation/sampling",
-            f"results/generation/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}",
-        ),
+        ("generation/sampling", GENERATED),
         ("lm/patterns", MODELS),
         ("report/figures", "figures/"),
         ("evaluation/frechet", f"results/evaluation/scores/|{REPORTED}"),
         ("codec/reconstruction", f"results/(codec/[^/]+/metrics|dependence/snapshots/)|{REPORTED}"),
-        ("generation/decode", f"results/generation/reconstruction/|results/evaluation/.*/reconstruction/|{REPORTED}"),
+        (
+            "generation/decode",
+            "results/generation/(reconstruction|kept|shuffled|information)/|"
+            f"results/evaluation/embeddings/(reconstruction|kept|shuffled)/|results/evaluation/scores/.*-seed|{REPORTED}",
+        ),
+        (
+            "generation/shuffle",
+            f"results/generation/shuffled/|results/evaluation/.*/shuffled/|{REPORTED}",
+        ),
+        ("generation/information", f"results/generation/information/|{REPORTED}"),
         ("corpus/datasets", "nothing"),
     ],
 )
@@ -219,6 +230,8 @@ def _used(outputs: list[Output]) -> set[str]:
     for output in outputs:
         if "-seed" in output.path:
             used.add("study")
+        if "/snapshot" in output.path:
+            used.add("lm.snapshots")
     return used
 
 
@@ -228,6 +241,8 @@ def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield "study"
         elif prefix + key == "confidence":
             yield "report.confidence"
+        elif prefix + key == "snapshots":
+            yield "lm.snapshots"
         elif isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+STACKED = {"self_qkv": 3, "cross_kv": 2}  # matrices on top of each other in one parameter
 PROBED = 512  # rows and columns: oneDNN leaves small products as they are
 FLOAT32_ERROR = 1e-5  # relative, of a product: float32 has 3e-7, bfloat16 2e-3
 
@@ -59,9 +60,14 @@ class Transformer(nn.Module):
                 # Keeps the variance of the residual stream from growing with depth.
                 projection.weight.data /= math.sqrt(3 * layers)
 
-    def forward(self, inputs: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
-        """All steps at once, `[B, S, width]`, with text `[B, L, width]` and its mask `[B, L]` -> `[B, S, width]`."""
-        hidden = inputs + sinusoids(inputs.shape[1], self.width).to(inputs)
+    def forward(self, inputs: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor | None = None) -> Tensor:
+        """All steps at once, `[B, S, width]`, with text `[B, L, width]` and its mask `[B, L]` -> `[B, S, width]`.
+
+        `positions` are the steps' sinusoids `[B, S, width]`; without them, those of the steps from 0 on.
+        """
+        if positions is None:
+            positions = sinusoids(inputs.shape[1], self.width)
+        hidden = inputs + positions.to(inputs)
         hidden = F.dropout(hidden, self.dropout, self.training)
         bias = _bias(text, text_mask)
         for layer in self.layers:

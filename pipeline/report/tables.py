@@ -13,9 +13,11 @@ import pandas as pd
 from pipeline import files, job, provenance
 from pipeline.report import claims
 from pipeline.report.claims import Claim
+from pipeline.report.history import RULE_CHANGES
+from pipeline.report.orders import verdict
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
-from pipeline.statistics import Estimate
-from pipeline.study import FLOOR, JOINT, OUTSIDE, Model
+from pipeline.statistics import POWER, Estimate
+from pipeline.study import FLOOR, JOINT, OUTSIDE, Model, Run
 
 FORMATS = ("csv", "md", "tex")
 ERRORS = {"bias": "bias", "spread": "spread", "mean absolute error": "error"}  # as shown -> as stored
@@ -186,17 +188,82 @@ def scores(results: Results) -> list[Row]:
     ]
 
 
+def orders(results: Results) -> list[Row]:
+    """What each score makes of systems whose order is known, a row a system, from the worst to the best."""
+    return [
+        {
+            "score": order.score,
+            "order": order.name,
+            "system": system,
+            "value": value,
+            "minus the one before": step or "",
+            "step": verdict([step]) if step else "",
+            "whole order": order.verdict,
+            "may decide": "yes" if results.valid(order.score) else "no",
+        }
+        for order in results.orders
+        for system, value, step in zip(order.systems, order.values, [None, *order.steps], strict=True)
+    ]
+
+
+def shuffles(results: Results) -> list[Row]:
+    """What it costs in sound to shuffle each codebook by itself instead of whole frames, or whole steps of the delay.
+
+    Beside it, what the codebooks share at that alignment.
+    """
+    rows = []
+    for codec in dict.fromkeys(run.codec for run in results.study.shuffled):
+        seeds = [run.seed for run in results.study.shuffled if run.codec == codec]
+        for alignment, where in ALIGNMENTS.items():
+            by_seed: list[Row] = []
+            for run in (Run(codec, seed) for seed in seeds):
+                row: Row = {"MI, sum of pairs (bits)": results.total(*run, alignment, "mutual_information")}
+                distances: dict[str, Callable[[str], Estimate]] = {
+                    "FAD-MTT": lambda kind, run=run: results.to_reconstruction(run.shuffled(kind), "fad"),
+                    "KAD-MTT": lambda kind, run=run: results.to_reconstruction(run.shuffled(kind), "kad"),
+                    "levels (dB)": lambda kind, run=run: results.shuffled_levels(run, kind),
+                }
+                for name, distance in distances.items():
+                    together, apart = distance(alignment), distance("independent")
+                    row[f"{name}, together"], row[f"{name}, independent"] = together, apart
+                    row[f"{name}, cost"] = results.difference(apart, together)
+                by_seed.append(row)
+            rows += _with_mean(results, {"codec": codec, "kept together": where}, seeds, by_seed)
+    return rows
+
+
+def generated_information(results: Results) -> list[Row]:
+    """What codebooks share in generated codes and in real ones of the same captions' clips, and both entropies."""
+    rows: list[Row] = []
+    for model in results.study.models:
+        for alignment, where in ALIGNMENTS.items():
+            row: Row = {**model._asdict(), "alignment": where}
+            for measure, name in (
+                ("mutual_information", "MI, sum of pairs (bits)"),
+                ("entropy", "summed entropy (bits)"),
+            ):
+                ours, real = (results.generated_total(model, of, alignment, measure) for of in ("generated", "real"))
+                row |= {f"{name}, generated": ours, f"{name}, real": real}
+                row[f"{name}, generated - real"] = results.difference(ours, real)
+            frames = results.generated_information(model)["real"][alignment]["frames"]
+            rows.append(row | {"estimator": results.estimator, "frames": frames})
+    return rows
+
+
 def likelihood(results: Results) -> list[Row]:
-    """Held-out bits per frame of each model, and the price of the product of marginals: each pattern minus flatten."""
+    """Held-out bits per frame of each model, the static entropy and the share saved, and each pattern minus flatten."""
     rows: list[Row] = []
     for codec, seed in results.study.modelled:
         models = {m.pattern: m for m in results.study.models if (m.codec, m.seed) == (codec, seed)}
-        row: Row = {"codec": codec, "seed": seed}
+        static = results.static_bits(next(iter(models.values())))
+        row: Row = {"codec": codec, "seed": seed, "static entropy (bits per frame)": static}
         for pattern in results.study.patterns:
             row[f"{pattern} (bits per frame)"] = results.bits(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
+            row[f"gain: {pattern}"] = results.gain(models[pattern]) if pattern in models else ""
+        for pattern in results.study.patterns:
             if pattern != JOINT:
-                row[f"price: {pattern} - {JOINT}"] = results.price(Model(pattern, codec, seed)) or ""
+                row[f"price: {pattern} - {JOINT}"] = results.gap(Model(pattern, codec, seed)) or ""
         rows.append(row)
     return rows
 
@@ -266,6 +333,7 @@ def claim_rows(assessed: dict[str, Claim]) -> list[Row]:
             "measured": claim.measured,
             "found": _deciding_numbers(claim) or "n/a",
             "verdict": claim.verdict,
+            "note": claim.note,
             "rests on": claim.rests_on,
             "paper": "claimed",
         }
@@ -288,6 +356,50 @@ def finding_rows(assessed: dict[str, Claim]) -> list[Row]:
         }
         for name, claim in assessed.items()
         for finding in claim.findings
+    ]
+
+
+def power_rows(assessed: dict[str, Claim]) -> list[Row]:
+    """What each deciding difference rests on, what it can see, and what would decide the value that was found."""
+    rows: list[Row] = []
+    for name, claim in assessed.items():
+        for finding in claim.findings:
+            basis = finding.basis
+            if not (finding.verdict and basis):
+                continue
+            half = None if finding.low is None or finding.high is None else (finding.high - finding.low) / 2
+            rows.append(
+                {
+                    "claim": name,
+                    "measure": finding.measure,
+                    "of": finding.of,
+                    "number": basis.number,
+                    "of what": basis.unit,
+                    "tracks": basis.tracks,
+                    "value": finding.value,
+                    "half-width": _or_not(half),
+                    "spread over seeds": _or_not(basis.spread),
+                    "error over tracks": _or_not(basis.track_error),
+                    f"smallest effect seen in {POWER:.0%}": basis.smallest,
+                    "number that would decide this value": _or_not(basis.needed),
+                    "verdict": finding.verdict,
+                }
+            )
+    return rows
+
+
+def rule_rows(_: dict[str, Claim]) -> list[Row]:
+    """Every change of a claim's rule so far."""
+    return [
+        {
+            "date": change.date,
+            "commit": change.commit,
+            "claims": change.claims,
+            "what changed": change.what,
+            "why": change.why,
+            "verdict before": change.before,
+        }
+        for change in RULE_CHANGES
     ]
 
 
@@ -318,6 +430,7 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, Any]:
                 "fad_mtt": mean(results.fad(model.system) for model in trained),
                 "kl_mtt": mean(results.kl(model.system) for model in trained),
                 "bits_per_frame": mean(results.bits(model) for model in trained),
+                "gain": mean(results.gain(model) for model in trained),
             }
     return {"codec": codecs, "lm": models, "claims": {name: claim.verdict for name, claim in assessed.items()}}
 
@@ -391,6 +504,9 @@ def _by_embedder(results: Results, system: str) -> Row:
     for name, embedder in results.embedders(system).items():
         label = embedder["label"]
         row |= {f"FAD-{label}": fad[name], f"KAD-{label}": kad[name]}
+        for measure in ("fad", "kad"):
+            own = results.to_reconstruction(system, measure, name) if results.study.bound(system) else "n/a"
+            row[f"{measure.upper()}-{label} to own reconstruction"] = own
         if name in fma_pop:
             row[f"FAD-{label} to FMA-Pop"] = fma_pop[name]
         if "divergence" in embedder:
@@ -409,6 +525,10 @@ def _deciding_numbers(claim: Claim) -> str:
             ends = "" if finding.low is None else f" [{finding.low:.3g}, {finding.high:.3g}]"
             values.setdefault(f"{finding.measure}, {finding.of}", []).append(f"{finding.value:.3g}{ends}")
     return "; ".join(f"{what}: {' and '.join(numbers)}" for what, numbers in values.items())
+
+
+def _or_not(value: float | None) -> float | str:
+    return "n/a" if value is None else value
 
 
 def _spread(row: Row) -> Row:
@@ -434,12 +554,20 @@ OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
     "total_correlation": total_correlation,
     "calibration": calibration,
     "scores": scores,
+    "orders": orders,
+    "shuffles": shuffles,
+    "generated_information": generated_information,
     "likelihood": likelihood,
     "speed": speed,
     "patterns": patterns,
     "published": published,
 }
-OF_CLAIMS = {"claims": claim_rows, "findings": finding_rows}
+OF_CLAIMS: dict[str, Callable[[dict[str, Claim]], list[Row]]] = {
+    "claims": claim_rows,
+    "findings": finding_rows,
+    "power": power_rows,
+    "rules": rule_rows,
+}
 TABLES = (*OF_RESULTS, *OF_CLAIMS)
 
 

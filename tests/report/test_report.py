@@ -27,7 +27,7 @@ CAPTIONS = Path(__file__).parents[2] / "rules" / "captions"
 def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     root, whole = tmp_path_factory.mktemp("study"), synthetic.parameters(seeds=(0,))
     synthetic.write(root, whole)
-    return root, json.dumps({name: whole[name] for name in ("study", "evaluation", "report")})
+    return root, json.dumps({name: whole[name] for name in ("study", "evaluation", "report", "lm")})
 
 
 TABLE_FILES = {f"{name}.{suffix}" for name in TABLE_NAMES for suffix in tables.FORMATS}
