@@ -144,6 +144,11 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
             "study.codecs.*String should match",
         ),
         ("study.codecs.mmd.seeds", [-1], "study.codecs.mmd.seeds.0: .*greater than or equal to 0"),
+        ("lm.optimizer", "sgd", "lm.optimizer: Input should be 'muon' or 'adamw'"),
+        ("lm.crop_seconds", -1, "lm.crop_seconds: .*greater than or equal to 0"),
+        ("lm.snapshots", [0.055], "lm.snapshots.0: .*multiple of 0.01"),
+        ("lm.snapshots", [1.0], "lm.snapshots.0: .*less than 1"),
+        ("lm.snapshots", [0.2, 0.2], r"lm.snapshots: \[0.2\] more than once"),
         ("runtime.device", "tpu", "runtime.device: Input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )
