@@ -66,7 +66,8 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
         _information(root, model, measuring)
     for model in study.growing:
         for percent in study.percents:
-            _score(root, model.snapshot(percent), 20 - 0.1 * percent, 3 - 0.01 * percent, percent, own=16 - 0.1 * percent)
+            fad = 20 - 0.1 * percent
+            _score(root, model.snapshot(percent), fad, 3 - 0.01 * percent, percent, own=fad - 2)
 
 
 def _patterns(root: Path) -> None:
@@ -256,7 +257,12 @@ def _score(root: Path, system: str, fad: float, kl: float, seed: int, own: float
         **({} if own is None else {"to_reconstruction": _distances(own, seed)}),
         "fma_pop": {"cdpam": distances["fad"]["cdpam"]},
         "embedders": {"musicnn-mtt": {"label": "MTT", "divergence": "kl"}, "cdpam": {"label": "CDPAM"}},
-        "kl": {"value": values.mean(), "low": values.mean() - 0.02, "high": values.mean() + 0.02, "paired": system != FLOOR},
+        "kl": {
+            "value": values.mean(),
+            "low": values.mean() - 0.02,
+            "high": values.mean() + 0.02,
+            "paired": system != FLOOR,
+        },
         "text": {"value": 0.6, "low": 0.58, "high": 0.62, "clips": CLIPS - 1},
         "clips": CLIPS,
         "tracks": TRACKS,

@@ -144,6 +144,11 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
             "study.codecs.*String should match",
         ),
         ("study.codecs.mmd.seeds", [-1], "study.codecs.mmd.seeds.0: .*greater than or equal to 0"),
+        ("study.shuffled", [0, 7], r"study.shuffled names the seeds \[7\], which no codec of study.codecs has"),
+        ("study.kept", [3, 3], r"study.kept: \[3\] more than once"),
+        ("study.kept", [1, 4], "study.kept has 4: keep fewer than the 4 of codec.codebooks"),
+        ("lm.snapshots", [0.055], "lm.snapshots.0: Input should be a multiple of 0.01"),
+        ("lm.snapshots", [1.0], "lm.snapshots.0: Input should be less than 1"),
         ("runtime.device", "tpu", "runtime.device: Input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )
