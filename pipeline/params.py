@@ -378,12 +378,16 @@ class LanguageModel(_Section):
     feedforward: Count
     dropout: Fraction
     steps: Count
-    batch_size: Count  # clips
+    batch_size: Count  # clips, or crops of as many clips
+    crop_seconds: NonNegative  # of each clip, at a random offset; 0 or more than it has: the whole clip
     micro_batch_size: Count  # clips at once, in each of the passes over which a step's gradient is summed
     precision: Literal["float32", "bfloat16"]  # of training's matrix products
-    learning_rate: Positive
-    betas: tuple[Fraction, Fraction]
-    weight_decay: NonNegative
+    optimizer: Literal["muon", "adamw"]  # of the layers' matrices; AdamW has the rest
+    learning_rate: Positive  # of the layers' matrices
+    embedding_learning_rate: Positive
+    other_learning_rate: Positive  # of heads, norms and the projection of the text
+    betas: tuple[Fraction, Fraction]  # of AdamW
+    weight_decay: NonNegative  # of matrices
     warmup_steps: Natural
     gradient_clip: Positive
     text_dropout: Fraction  # share of captions replaced by the null text, for guidance

@@ -40,12 +40,21 @@ FIGURE_NAMES = (
     "criterion",
     "scores",
     "likelihood",
+    "learning",
     "speed",
     "patterns",
     "training",
 )
 # These need language models, or the tokens they learn.
-OF_MODELS = ("total_correlation", "shuffles", "generated_information", "likelihood", "speed", "patterns")
+OF_MODELS = (
+    "total_correlation",
+    "shuffles",
+    "generated_information",
+    "likelihood",
+    "learning",
+    "speed",
+    "patterns",
+)
 
 # How a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
 SHUFFLES = ("equal_time", "delayed", "independent")

@@ -16,6 +16,7 @@ rule tables:
         every(
             STUDY.models,
             rules.train_lm.output.held_out,
+            rules.train_lm.output.history,
             rules.generate.output.timing,
             *rules.measure_generated.output,
         ),

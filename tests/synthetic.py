@@ -283,7 +283,11 @@ def _model(root: Path, model: Model, helped: float) -> None:
     fad = 8 - 2 * joint - (1 - joint) * helped
     _score(root, model.system, fad, 1 - 0.1 * helped, model.seed + 10 * joint, own=fad - 2)
     bits = 20 - 2 * joint - 0.5 * (1 - joint) * helped + _noise(0.05, model.seed)
-    _clips(root / place.LM.format(**model._asdict()) / "held_out.npz", bits_per_frame=bits)
+    folder, steps_of_training = root / place.LM.format(**model._asdict()), np.array([10, 100, 1000])
+    _clips(folder / "held_out.npz", bits_per_frame=bits, static_bits=np.full(CLIPS, 25.0))
+    learnt = 25 - (25 - bits.mean()) * np.log10(steps_of_training) / 3
+    columns = {"step": steps_of_training, "validation_bits_per_frame": learnt, "validation_static_bits": 25.0}
+    pd.DataFrame(columns).to_csv(folder / "history.csv", index=False)
     steps = CODEBOOKS * FRAMES if joint else FRAMES + CODEBOOKS - 1
     seconds = 0.05 * steps * (1 + joint)
     timing: dict[str, Any] = {

@@ -321,6 +321,32 @@ def likelihood(results: Results) -> Figure:
     return figure
 
 
+def learning(results: Results) -> Figure:
+    """Validation bits per frame over the language models' training, a panel a codec, a line a seed; static entropy."""
+    patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
+    figure, axes = _figure(1, len(codecs), (max(1 + 3 * len(codecs), TITLE), 3.8), sharey="row")
+    for ax, codec in zip(axes[0], codecs, strict=True):
+        for model in (model for model in results.study.models if model.codec == codec):
+            history, index = results.learning(model), patterns.index(model.pattern)
+            ax.plot(history["step"], history["validation_static_bits"], color="#888888", linewidth=0.8, linestyle=":")
+            ax.plot(
+                history["step"],
+                history["validation_bits_per_frame"],
+                color=COLOURS[index],
+                marker=MARKERS[index],
+                markersize=3.5,
+                linewidth=1.2,
+            )
+        ax.set_xscale("log")
+        ax.set_xlabel("training step")
+        ax.set_title(codec)
+    axes[0, 0].set_ylabel("validation bits per frame,\nlower is better")
+    entries = {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
+    _legend(figure, {**entries, "static entropy (dotted)": ("#888888", "")})
+    figure.suptitle("Language models' training, a line a seed")
+    return figure
+
+
 def speed(results: Results) -> Figure:
     """Steps a clip and real-time factor of generation by pattern and codec."""
     patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
@@ -461,6 +487,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "criterion": criterion,
     "scores": scores,
     "likelihood": likelihood,
+    "learning": learning,
     "speed": speed,
     "patterns": patterns,
     "training": training,

@@ -100,6 +100,19 @@ class Results:
         """Bits per frame that a language model needs for the test split's tokens."""
         return self._mean(*self._clips("bits_per_frame", f"{place.LM}/held_out.npz", **model._asdict()))
 
+    def static_bits(self, model: Model) -> Estimate:
+        """The same without a language model: by how often each code occurs in the train split, the static entropy."""
+        return self._mean(*self._clips("static_bits", f"{place.LM}/held_out.npz", **model._asdict()))
+
+    def gain(self, model: Model) -> Estimate:
+        """Share of the static entropy that a language model saves."""
+        ratio = self.ratio(self.bits(model), self.static_bits(model))
+        return statistics.interval(-ratio.value, -ratio.resamples, self.confidence)
+
+    def learning(self, model: Model) -> pd.DataFrame:
+        """Training history of a language model."""
+        return pd.read_csv(self._path(f"{place.LM}/history.csv", **model._asdict()))
+
     def price(self, model: Model) -> Estimate | None:
         """Bits per frame of a model minus those of the joint model of its codec; None where one is missing."""
         joint = model._replace(pattern=JOINT)

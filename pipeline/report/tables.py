@@ -243,13 +243,16 @@ def generated_information(results: Results) -> list[Row]:
 
 
 def likelihood(results: Results) -> list[Row]:
-    """Held-out bits per frame of each model, and the price of the product of marginals: each pattern minus flatten."""
+    """Held-out bits per frame of each model, the static entropy and the share saved, and each pattern minus flatten."""
     rows: list[Row] = []
     for codec, seed in results.study.modelled:
         models = {m.pattern: m for m in results.study.models if (m.codec, m.seed) == (codec, seed)}
-        row: Row = {"codec": codec, "seed": seed}
+        static = results.static_bits(next(iter(models.values())))
+        row: Row = {"codec": codec, "seed": seed, "static entropy (bits per frame)": static}
         for pattern in results.study.patterns:
             row[f"{pattern} (bits per frame)"] = results.bits(models[pattern]) if pattern in models else ""
+        for pattern in results.study.patterns:
+            row[f"gain: {pattern}"] = results.gain(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
             if pattern != JOINT:
                 row[f"price: {pattern} - {JOINT}"] = results.price(Model(pattern, codec, seed)) or ""
@@ -374,6 +377,7 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, Any]:
                 "fad_mtt": mean(results.fad(model.system) for model in trained),
                 "kl_mtt": mean(results.kl(model.system) for model in trained),
                 "bits_per_frame": mean(results.bits(model) for model in trained),
+                "gain": mean(results.gain(model) for model in trained),
             }
     return {"codec": codecs, "lm": models, "claims": {name: claim.verdict for name, claim in assessed.items()}}
 
