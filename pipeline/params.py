@@ -136,9 +136,7 @@ class Study(_Section):
 
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
     language_models: Annotated[dict[Pattern, LanguageModels], Field(min_length=1)]
-    shuffled: Annotated[
-        list[Natural], Once
-    ]  # seeds of codecs with a language model, whose codes are shuffled and decoded
+    shuffled: Annotated[list[Natural], Once]  # seeds for which codecs with language models have their codes shuffled
     kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
 
     @model_validator(mode="after")
@@ -152,8 +150,8 @@ class Study(_Section):
                         f"study.language_models.{pattern}.seeds names {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
                     )
-        if missing := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
-            raise ValueError(f"study.shuffled names the seeds {sorted(missing)}, which no codec of study.codecs has")
+        if unused := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
+            raise ValueError(f"study.shuffled names the seeds {sorted(unused)}, which no codec of study.codecs has")
         return self
 
 
@@ -623,12 +621,6 @@ class Params(_Section):
         return self
 
     @model_validator(mode="after")
-    def _fewer_codebooks_are_kept(self) -> Self:
-        if (most := max(self.study.kept, default=0)) >= self.codec.codebooks:
-            raise ValueError(f"study.kept has {most}: keep fewer than the {self.codec.codebooks} of codec.codebooks")
-        return self
-
-    @model_validator(mode="after")
     def _groups_divide_the_latent(self) -> Self:
         grouped = [name for name, codec in self.study.codecs.items() if codec.quantizer == "grouped"]
         if grouped and self.codec.dimension % self.codec.codebooks:
@@ -636,6 +628,12 @@ class Params(_Section):
                 f"codec.dimension ({self.codec.dimension}) must be a multiple of codec.codebooks "
                 f"({self.codec.codebooks}) where study.codecs.{grouped[0]}.quantizer is grouped"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fewer_codebooks_are_kept(self) -> Self:
+        if (most := max(self.study.kept, default=0)) >= self.codec.codebooks:
+            raise ValueError(f"study.kept has {most}: keep fewer than the {self.codec.codebooks} of codec.codebooks")
         return self
 
 
@@ -677,7 +675,7 @@ def confidence(argument: str) -> float:
 
 
 def snapshot_percents(argument: str) -> list[int]:
-    """Per cents of training after which language models are kept, `lm.snapshots`, which the report's rules give alone."""
+    """Per cents of `lm.snapshots`, which rules of other phases hand over alone."""
     if not holds(argument, "snapshots"):
         return section(argument, "lm", LanguageModel).snapshot_percents
     return [round(100 * share) for share in section(argument, "snapshots", Shares).root]

@@ -48,9 +48,17 @@ FIGURE_NAMES = (
     "training",
 )
 # These need language models, or the tokens they learn.
-OF_MODELS = ("total_correlation", "shuffles", "generated_information", "likelihood", "learning", "speed", "patterns")
+OF_MODELS = (
+    "total_correlation",
+    "shuffles",
+    "generated_information",
+    "likelihood",
+    "learning",
+    "speed",
+    "patterns",
+)
 
-# Ways in which a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
+# How a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
 SHUFFLES = ("equal_time", "delayed", "independent")
 
 # Places, relative to the study's folder; names in braces are wildcards.
@@ -221,8 +229,9 @@ class Study:
         }
 
     def bound(self, system: str) -> list[str]:
-        """The reconstructions of the codec that decoded a system; none for those themselves and what no codec decoded."""
-        return [run.system for run in [self.made[system]] if run.system != system] if system in self.made else []
+        """The reconstructions of the codec that decoded a system; none if no codec did, or if they are the system."""
+        run = self.made.get(system)
+        return [] if run is None or run.system == system else [run.system]
 
     @property
     def orders(self) -> dict[str, list[str]]:

@@ -68,9 +68,8 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
         _information(root, model, measuring)
     for model in study.growing:
         for percent in study.percents:
-            _score(
-                root, model.snapshot(percent), 20 - 0.1 * percent, 3 - 0.01 * percent, percent, own=16 - 0.1 * percent
-            )
+            fad = 20 - 0.1 * percent
+            _score(root, model.snapshot(percent), fad, 3 - 0.01 * percent, percent, own=fad - 2)
 
 
 def _strength(loss: params.Independence) -> float:

@@ -230,7 +230,7 @@ def _used(outputs: list[Output]) -> set[str]:
     for output in outputs:
         if "-seed" in output.path:
             used.add("study")
-        if "/snapshot" in output.path:
+        if "/snapshot/" in output.path:
             used.add("lm.snapshots")
     return used
 

@@ -200,7 +200,7 @@ class Results:
 
     @property
     def lower_is_better(self) -> dict[str, Callable[[str], Estimate | None]]:
-        """The distances by the main embedder, each by the name that tables and findings give it; None where undefined."""
+        """The main embedder's distances by their names in tables and findings; None where one is not defined."""
 
         def own(measure: str) -> Callable[[str], Estimate | None]:
             return lambda system: self.to_reconstruction(system, measure) if self.study.bound(system) else None
@@ -226,9 +226,13 @@ class Results:
                     tried.append(Order(score, name, list(values), estimates, steps))
         return tried
 
-    def shuffled_levels(self, run: Run, kind: str) -> Estimate:
-        """Distance in dB of the levels of a run's shuffled codes to its reconstruction's, mean over clips."""
-        return self._mean(*self._clips(kind, place.SHUFFLED_LEVELS, **run._asdict()))
+    def shuffled(self, run: Run, kind: str) -> dict[str, Estimate]:
+        """Distances of a run's codes, shuffled in one of the ways `study.SHUFFLES`, to its reconstructions, by name."""
+        return {
+            "FAD-MTT": self.to_reconstruction(run.shuffled(kind), "fad"),
+            "KAD-MTT": self.to_reconstruction(run.shuffled(kind), "kad"),
+            "levels (dB)": self._mean(*self._clips(kind, place.SHUFFLED_LEVELS, **run._asdict())),
+        }
 
     def generated_information(self, model: Model) -> dict[str, Any]:
         """Dependence in a model's codes, and in the real ones, as `pipeline.generation.information` writes it."""

@@ -17,7 +17,7 @@ from pipeline.report.history import RULE_CHANGES
 from pipeline.report.orders import verdict
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
 from pipeline.statistics import POWER, Estimate
-from pipeline.study import FLOOR, JOINT, OUTSIDE, Model, Run
+from pipeline.study import FLOOR, JOINT, OUTSIDE, Model
 
 FORMATS = ("csv", "md", "tex")
 ERRORS = {"bias": "bias", "spread": "spread", "mean absolute error": "error"}  # as shown -> as stored
@@ -213,35 +213,28 @@ def shuffles(results: Results) -> list[Row]:
     """
     rows = []
     for codec in dict.fromkeys(run.codec for run in results.study.shuffled):
-        seeds = [run.seed for run in results.study.shuffled if run.codec == codec]
+        runs = [run for run in results.study.shuffled if run.codec == codec]
         for alignment, where in ALIGNMENTS.items():
             by_seed: list[Row] = []
-            for run in (Run(codec, seed) for seed in seeds):
+            for run in runs:
                 row: Row = {"MI, sum of pairs (bits)": results.total(*run, alignment, "mutual_information")}
-                distances: dict[str, Callable[[str], Estimate]] = {
-                    "FAD-MTT": lambda kind, run=run: results.to_reconstruction(run.shuffled(kind), "fad"),
-                    "KAD-MTT": lambda kind, run=run: results.to_reconstruction(run.shuffled(kind), "kad"),
-                    "levels (dB)": lambda kind, run=run: results.shuffled_levels(run, kind),
-                }
-                for name, distance in distances.items():
-                    together, apart = distance(alignment), distance("independent")
-                    row[f"{name}, together"], row[f"{name}, independent"] = together, apart
-                    row[f"{name}, cost"] = results.difference(apart, together)
+                apart = results.shuffled(run, "independent")
+                for name, distance in results.shuffled(run, alignment).items():
+                    row |= {f"{name}, together": distance, f"{name}, independent": apart[name]}
+                    row[f"{name}, cost"] = results.difference(apart[name], distance)
                 by_seed.append(row)
-            rows += _with_mean(results, {"codec": codec, "kept together": where}, seeds, by_seed)
+            rows += _with_mean(results, {"codec": codec, "kept together": where}, [run.seed for run in runs], by_seed)
     return rows
 
 
 def generated_information(results: Results) -> list[Row]:
     """What codebooks share in generated codes and in real ones of the same captions' clips, and both entropies."""
+    measures = {"MI, sum of pairs (bits)": "mutual_information", "summed entropy (bits)": "entropy"}
     rows: list[Row] = []
     for model in results.study.models:
         for alignment, where in ALIGNMENTS.items():
             row: Row = {**model._asdict(), "alignment": where}
-            for measure, name in (
-                ("mutual_information", "MI, sum of pairs (bits)"),
-                ("entropy", "summed entropy (bits)"),
-            ):
+            for name, measure in measures.items():
                 ours, real = (results.generated_total(model, of, alignment, measure) for of in ("generated", "real"))
                 row |= {f"{name}, generated": ours, f"{name}, real": real}
                 row[f"{name}, generated - real"] = results.difference(ours, real)
