@@ -11,6 +11,7 @@ from pipeline import params
 from pipeline.params import FLOOR, OUTSIDE, REFERENCE
 
 JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
+FACTORISED = ("parallel", "delay")  # patterns whose steps hold all codebooks, each predicted apart from the others
 
 # What the report holds, in its order; `pipeline.report` has the code behind each name.
 TABLE_NAMES = (
@@ -21,6 +22,7 @@ TABLE_NAMES = (
     "calibration",
     "scores",
     "likelihood",
+    "price",
     "speed",
     "patterns",
     "published",
@@ -37,11 +39,13 @@ FIGURE_NAMES = (
     "criterion",
     "scores",
     "likelihood",
+    "price",
     "speed",
     "patterns",
     "training",
 )
 OF_MODELS = ("total_correlation", "likelihood", "speed", "patterns")  # need language models, or the tokens they learn
+OF_FACTORISED = ("price",)  # need language models of a factorised pattern
 
 # Places, relative to the study's folder; names in braces are wildcards.
 CORPUS = "results/corpus"
@@ -52,6 +56,8 @@ DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
 LEARNED = "results/dependence/learned/{codec}-seed{seed}.json"
 SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
 CALIBRATION = "results/dependence/calibration.json"
+CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}.json"
+CONDITIONAL_CALIBRATION = "results/dependence/conditional/calibration.json"
 TEXT = "results/lm/text"
 LM = "results/lm/{pattern}/{codec}-seed{seed}"
 RECONSTRUCTION = "results/generation/reconstruction/{codec}-seed{seed}"
@@ -130,6 +136,11 @@ class Study:
             for seed in models.seeds
         ]
 
+    @property
+    def factorised(self) -> list[Model]:
+        """Language models whose steps hold all codebooks of a frame or of the delay shift, and so have a price."""
+        return [model for model in self.models if model.pattern in FACTORISED]
+
     @cached_property
     def modelled(self) -> list[Run]:
         """Codec runs that have language models."""
@@ -160,7 +171,8 @@ class Study:
         return self._reported(FIGURE_NAMES)
 
     def _reported(self, names: tuple[str, ...]) -> list[str]:
-        return [name for name in names if self.models or name not in OF_MODELS]
+        without = (() if self.models else OF_MODELS) + (() if self.factorised else OF_FACTORISED)
+        return [name for name in names if name not in without]
 
     def trunk(self, codec: str, seed: int) -> dict[str, Any]:
         """Wildcards of the trunk that a codec's run branches from."""

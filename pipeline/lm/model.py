@@ -72,12 +72,15 @@ class LanguageModel(nn.Module):
         Returns:
             Logits `[B, K, T, C]`.
         """
-        layout = self.pattern(codes.shape[2])
-        laid = F.pad(layout.lay_out(codes, self.special), (1, 0), value=self.special)[:, :, :-1]
-        hidden = self.transformer(self.embed(laid), *self.condition(text, text_mask))
-        steps = layout.step.to(codes.device)
+        hidden = self.hidden(codes, text, text_mask)
+        steps = self.pattern(codes.shape[2]).step.to(codes.device)
         logits = [F.linear(hidden.index_select(1, s), head) for s, head in zip(steps, self.heads, strict=True)]
         return torch.stack(logits, dim=1)
+
+    def hidden(self, codes: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """What the heads of each step read of all earlier steps, and text, `[B, S, width]`; arguments of `forward`."""
+        laid = F.pad(self.pattern(codes.shape[2]).lay_out(codes, self.special), (1, 0), value=self.special)
+        return self.transformer(self.embed(laid[:, :, :-1]), *self.condition(text, text_mask))
 
     def embed(self, laid: Tensor) -> Tensor:
         """Sum over codebooks of the tokens' embeddings, `[B, K, S]` -> `[B, S, width]`."""
