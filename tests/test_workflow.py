@@ -21,7 +21,10 @@ DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 REPORTED = "results/tables/|figures/"
 TIMED = "results/generation/patterns.json"
-MODELS = f"results/(lm|generation)/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}"
+MODELS = (
+    f"results/(lm|generation|dependence/conditional)/(parallel|delay|flatten)/|{TIMED}|"
+    f"results/evaluation/.*/generation/|{REPORTED}"
+)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -113,7 +116,7 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
         ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{REPORTED}"),
         (
             {"report": {"confidence": 0.5}},
-            f"results/dependence/(?!snapshots/).*-seed|results/evaluation/scores/|{REPORTED}",
+            f"results/dependence/((?!snapshots/).*-seed|conditional/)|results/evaluation/scores/|{REPORTED}",
         ),
         ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
     ],
@@ -189,7 +192,7 @@ def test_the_users_own_music_decides_by_its_content(settled: Study, tmp_path: Pa
 
 def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
     study = settled.copy(tmp_path / "study")
-    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "snapshots", "text", "reconstruction"]
+    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "conditional", "text", "reconstruction"]
     codecs = dict.fromkeys(names, DEFAULTS["study"]["codecs"]["mmd"])
     study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": names}}}})
     made = [output.path for output in study.outputs()]

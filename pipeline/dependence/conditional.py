@@ -1,25 +1,25 @@
-"""The price of factorising: bits a step that a language model pays for predicting its codes independently, from below.
+"""The price of factorising: bits that a language model pays for predicting the codes of one step apart, from below.
 
-A step that holds all K codebooks is modelled as prod_k p_k(q_k | h), h being what the model makes of the past and the text.
-Better than that at best is p(q | h) = prod_k p(q_k | h, q_1..q_{k-1}). If each p_k is the true one, the two differ by the
-conditional total correlation sum_k H(q_k | h) - H(q | h), which is what a loss for independence has to lower.
+A model whose steps hold all K codebooks predicts a step by prod_k p_k(q_k | h), h being what it makes of the past and
+the text. The joint is prod_k p(q_k | h, q_1..q_{k-1}). Where each p_k is right, the first costs more than the second by
+the conditional total correlation, sum_k H(q_k | h) - H(q_1..q_K | h): what a loss for independence has to lower.
 
-The model is frozen, and codebook k > 1 also sees the codes before it through a gated head of low rank,
+To measure it, the model is frozen, and codebook k > 1 also sees the codes before it through a gated head of low rank,
 
-    logits_k = LM_k(h) + O_k [(sum_{j<k} E_kj[q_j]) * (1 + W_k h)],
+    logits_k = LM_k(h) + O_k [(sum_{j<k} E_kj[q_j]) * (1 + W_k h)].
 
-E and W starting at 0, so that the model is its own baseline. Held-out bits without the heads minus bits with them bound
-from below what the model pays. The bound grows with training: compare equal steps, clips and recipes alone, and no pattern
-with another. Where p_k is off, a head may mend that too; controls on the same steps, learned alongside by the same
-recipe, say how much it does:
+E and W start at 0, so the model is its own baseline. Its held-out bits minus those with heads are the price, in bits a
+step. The true one is higher, and the longer the heads train, the more of it they find: compare codecs by one recipe and
+under one pattern. Heads may also mend a p_k that is off, which controls show; their heads train beside the others,
+alike in all but the codes that they see:
 
-- `other_clip`: the heads see a random step of a random other clip, truth 0;
-- `other_frame`: they see a random step of the same clip, at least a quarter of it away. What remains is not of the step:
-  such a code tells which piece is playing, if h does not know yet;
-- `copied`: the first codebook once more, predicted by LM_1(h) and a head that sees the first. Truth: all of its bits.
+- `other_clip`: those of a random step of another clip. Truth 0.
+- `other_frame`: those of a random step of the same clip, at least a quarter of it away. Such codes tell which piece is
+  playing; truth 0 if h tells it already.
+- `copied`: a copy of the first codebook, predicted from the first by LM_1(h) and a head. Truth: LM_1's bits.
 
-    python -m pipeline.dependence.conditional --lm results/lm/parallel/mmd-seed0 --tokens results/codec/tokens/mmd-seed0 \
-        --manifest results/corpus/manifest.parquet --text results/lm/text --out price.json
+    python -m pipeline.dependence.conditional --lm results/lm/parallel/mmd-seed0 --text results/lm/text \
+        --tokens results/codec/tokens/mmd-seed0 --manifest results/corpus/manifest.parquet --out price.json
 """
 
 import copy

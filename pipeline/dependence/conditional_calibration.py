@@ -1,18 +1,16 @@
 """The price of factorising of made processes whose conditional total correlation is known.
 
-Codes are C / G neighbouring codes to each of G groups. A frame's regime r is the group of the first codebook's code one
-frame before, so the past tells it. In regime r, codebook k draws the group (r + d_k) mod G, d_k from fixed uneven masses p,
-and a code of that group evenly. All d_k are one draw in a share s of the frames whose regime is even, and independent
-otherwise. The regimes are a Markov chain whose steps do not depend on where it is, so all G are equally frequent.
+The C codes of a codebook are G groups of neighbours. A frame's regime r is the group of the first codebook one frame
+before, so the past tells it. Codebook k draws a d_k from uneven masses p `[G]`, which gives the group (r + d_k) mod G,
+and a code of that group evenly. In a share s of the frames whose regime is even, all codebooks have one d; in all other
+frames each has its own. The chain of regimes moves by d whatever its place, so all regimes are equally frequent.
 
-Given the regime, codes share what their groups share. With a_d = s p_d + (1 - s) p_d^K, the total correlation of an even
-regime is
+Codes share what their groups share. In an even regime that is, with a_d = s p_d + (1 - s) p_d^K, in nats,
 
-    K H(p) + sum_d a_d log a_d + (1 - s) sum over d_1..d_K not all equal of prod_k p_{d_k} log [(1 - s) prod_k p_{d_k}].
+    K H(p) + sum_d a_d log a_d + sum_{d_1..d_K not all equal} b log b,    b = (1 - s) prod_k p_{d_k}.
 
-The language model is exact: h names the regime, and its logits are the codes' log-probabilities. What a head then finds
-beside the truth is the head's own bias, with as many clips as the study's. A process has regimes, groups and a gate to
-learn, as a study's codes may; theirs can be harder, so the bias says how much a bound this large can miss, no more.
+The model is exact: h is the regime, and logits are the codes' log-probabilities. What the heads miss of the truth is
+their own bias, at the study's number of clips. A study's codes may be easier or harder to learn than these.
 """
 
 from pathlib import Path
@@ -28,7 +26,7 @@ from pipeline import files, job, manifest, params, provenance, statistics
 from pipeline.dependence.conditional import FROZEN, OWN, Steps, bits, fit, own
 
 GROUPS = 32  # at most
-FLATNESS = 4  # masses are p_d ~ 1 / (d + G / FLATNESS)
+FLATNESS = 4  # p_d ~ 1 / (d + G / FLATNESS), d from 0
 
 
 def masses(groups: int) -> np.ndarray:

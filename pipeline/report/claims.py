@@ -143,17 +143,17 @@ def c3(results: Results) -> Claim:
     mean over seeds: lower than 0. Both models of a difference share the seed and the captions. A resample draws tracks,
     with their captions, and seeds, so that seeds that disagree leave the claim undecided.
 
-    Reported beside it, deciding nothing: each seed's difference, KAD-MTT, agreement with the captions, and the price of
-    the product of marginals: held-out bits per frame of delay minus flatten.
+    Reported beside it, deciding nothing: each seed's difference, KAD-MTT, agreement with the captions, and the gap at
+    equal steps: held-out bits per frame of delay minus flatten.
     """
     findings = []
     for ours, theirs in results.study.pairs(PAPER):
         findings += _music(results, ours, theirs)
         for seed in results.study.seeds(ours, theirs):
-            price, price_without = (results.price(Model(DELAY, codec, seed)) for codec in (ours, theirs))
-            if price and price_without:
-                change = results.difference(price, price_without)
-                measure = "price of the product of marginals (bits per frame)"
+            gap, gap_without = (results.gap(Model(DELAY, codec, seed)) for codec in (ours, theirs))
+            if gap and gap_without:
+                change = results.difference(gap, gap_without)
+                measure = "gap at equal steps, delay - flatten (bits per frame)"
                 findings.append(_finding(measure, f"{ours} - {theirs}", seed, change))
     return _claim(
         "With the loss, modelling the product of marginals gives better music",
