@@ -450,6 +450,27 @@ class Learned(_Section):
     learning_rate: Positive
 
 
+class Conditional(_Section):
+    """The heads that measure the price of factorising, their training, and the processes that calibrate them."""
+
+    clips: Annotated[int, Field(ge=2)]  # of the training split, evenly spaced
+    rank: Count
+    steps: Annotated[int, Field(ge=4)]
+    batch_size: Count  # steps of the language model
+    embedding_rate: Positive  # learning rate of E
+    learning_rate: Positive  # of O and W
+    betas: tuple[Fraction, Fraction]
+    weight_decay: NonNegative
+    warmup_steps: Count
+    shared: Annotated[list[Fraction], Field(min_length=1), Once]  # of the made processes that calibrate
+
+    @model_validator(mode="after")
+    def _warms_up_within_the_run(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be fewer than steps ({self.steps})")
+        return self
+
+
 class Calibration(_Section):
     """Runs of every estimator on codes of known mutual information."""
 
@@ -468,6 +489,7 @@ class Dependence(_Section):
     far_lags: Annotated[list[Positive], Field(min_length=1), Once]  # s, at which codebooks share the piece alone
     seed: Natural
     learned: Learned
+    conditional: Conditional
     calibration: Calibration
 
 

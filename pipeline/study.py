@@ -11,6 +11,7 @@ from pipeline import params
 from pipeline.params import FLOOR, OUTSIDE, REFERENCE
 
 JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
+FACTORISED = ("parallel", "delay")  # patterns whose steps hold all codebooks, each predicted apart from the others
 
 # What the report holds, in its order; `pipeline.report` has the code behind each name.
 TABLE_NAMES = (
@@ -24,6 +25,7 @@ TABLE_NAMES = (
     "shuffles",
     "generated_information",
     "likelihood",
+    "price",
     "speed",
     "patterns",
     "published",
@@ -43,6 +45,7 @@ FIGURE_NAMES = (
     "scores",
     "likelihood",
     "learning",
+    "price",
     "speed",
     "patterns",
     "training",
@@ -58,6 +61,8 @@ OF_MODELS = (
     "patterns",
 )
 
+OF_FACTORISED = ("price",)  # need language models of a factorised pattern
+
 # How a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
 SHUFFLES = ("equal_time", "delayed", "independent")
 
@@ -71,6 +76,7 @@ LEARNED = "results/dependence/learned/{codec}-seed{seed}.json"
 SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
 CALIBRATION = "results/dependence/calibration.json"
 CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}.json"
+CONDITIONAL_CALIBRATION = "results/dependence/conditional/calibration.json"
 TEXT = "results/lm/text"
 LM = "results/lm/{pattern}/{codec}-seed{seed}"
 LM_SNAPSHOT = LM + "/snapshots/{percent}"  # the model after so many per cent of its training
@@ -184,6 +190,11 @@ class Study:
             for seed in models.seeds
         ]
 
+    @property
+    def factorised(self) -> list[Model]:
+        """Language models whose steps hold all codebooks of a frame or of the delay shift, and so have a price."""
+        return [model for model in self.models if model.pattern in FACTORISED]
+
     @cached_property
     def modelled(self) -> list[Run]:
         """Codec runs that have language models."""
@@ -255,7 +266,8 @@ class Study:
         return self._reported(FIGURE_NAMES)
 
     def _reported(self, names: tuple[str, ...]) -> list[str]:
-        return [name for name in names if self.models or name not in OF_MODELS]
+        without = (() if self.models else OF_MODELS) + (() if self.factorised else OF_FACTORISED)
+        return [name for name in names if name not in without]
 
     def trunk(self, codec: str, seed: int) -> dict[str, Any]:
         """Wildcards of the trunk that a codec's run branches from."""

@@ -70,13 +70,13 @@ def test_every_kind_of_choice_is_tried() -> None:
 
 def test_imports_run_one_way() -> None:
     """A package imports packages of earlier phases alone, and of those no more than these; the ground floor none."""
-    order = ["pretrained", "corpus", "codec", "dependence", "lm", "generation", "evaluation", "exchange", "report"]
+    order = ["pretrained", "corpus", "codec", "lm", "dependence", "generation", "evaluation", "exchange", "report"]
     allowed: dict[str, set[str]] = {
         "pretrained": set(),
         "corpus": {"pretrained"},
         "codec": set(),
-        "dependence": {"codec"},
         "lm": set(),
+        "dependence": {"codec", "lm"},
         "generation": {"codec", "dependence", "lm"},
         "evaluation": {"pretrained", "corpus"},
         "exchange": {"codec", "lm"},

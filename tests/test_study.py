@@ -92,6 +92,7 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
         Model("flatten", "plain", 0),
         Model("flatten", "plain", 3),
     ]
+    assert small.factorised == [Model("delay", "plain", 3), Model("delay", "ours", 3)]
     assert small.modelled == [Run("plain", 3), Run("ours", 3), Run("plain", 0)]
     assert small.modelled_codecs == {"plain": [3, 0], "ours": [3]}
     assert small.systems == [
@@ -195,7 +196,8 @@ def test_no_two_results_of_the_default_study_share_a_place(default: Study) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["trunk", "trunk-residual", "tokens", "residual", "text", "learned", "snapshots", "delay", "reconstruction"]
+    "name",
+    ["trunk", "trunk-residual", "tokens", "residual", "text", "learned", "conditional", "delay", "reconstruction"],
 )
 def test_a_codec_may_have_any_name(name: str) -> None:
     models = {"delay": {"codecs": [name, "baseline"], "seeds": [0, 1]}, "flatten": {"codecs": [name], "seeds": [0]}}
@@ -221,8 +223,12 @@ def test_the_report_of_codecs_alone_leaves_out_what_needs_models(small: Study) -
     assert small.tables == list(place.TABLE_NAMES)
     assert small.figures == list(place.FIGURE_NAMES)
     alone = _study({"plain": ("residual", [0], {})}, {"delay": {"codecs": [], "seeds": [0]}})
-    assert set(small.tables) - set(alone.tables) == set(place.OF_MODELS) & set(place.TABLE_NAMES)
-    assert set(small.figures) - set(alone.figures) == set(place.OF_MODELS) & set(place.FIGURE_NAMES)
+    needing = {*place.OF_MODELS, *place.OF_FACTORISED}
+    assert set(small.tables) - set(alone.tables) == needing & set(place.TABLE_NAMES)
+    assert set(small.figures) - set(alone.figures) == needing & set(place.FIGURE_NAMES)
+    joint = _study({"plain": ("residual", [0], {})}, {"flatten": {"codecs": ["plain"], "seeds": [0]}})
+    assert set(small.tables) - set(joint.tables) == set(place.OF_FACTORISED)
+    assert joint.factorised == []
 
 
 def test_importing_the_study_imports_nothing_heavy() -> None:

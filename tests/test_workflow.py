@@ -25,7 +25,7 @@ GENERATED = (
     f"results/generation/(parallel|delay|flatten|snapshot|information)/|{TIMED}|"
     f"results/evaluation/.*/(generation|snapshot)/|{REPORTED}"
 )
-MODELS = f"results/lm/(parallel|delay|flatten)/|{GENERATED}"
+MODELS = f"results/(lm|dependence/conditional)/(parallel|delay|flatten)/|{GENERATED}"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -117,7 +117,7 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
         ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{REPORTED}"),
         (
             {"report": {"confidence": 0.5}},
-            "results/dependence/(?!snapshots/).*-seed|results/generation/information/|results/evaluation/scores/|"
+            "results/dependence/((?!snapshots/).*-seed|conditional/)|results/generation/information/|results/evaluation/scores/|"
             f"{REPORTED}",
         ),
         ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
@@ -200,7 +200,7 @@ def test_the_users_own_music_decides_by_its_content(settled: Study, tmp_path: Pa
 
 def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
     study = settled.copy(tmp_path / "study")
-    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "snapshots", "text", "reconstruction"]
+    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "conditional", "text", "reconstruction"]
     codecs = dict.fromkeys(names, DEFAULTS["study"]["codecs"]["mmd"])
     study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": names}}}})
     made = [output.path for output in study.outputs()]

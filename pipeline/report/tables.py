@@ -244,7 +244,7 @@ def generated_information(results: Results) -> list[Row]:
 
 
 def likelihood(results: Results) -> list[Row]:
-    """Held-out bits per frame of each model, the static entropy and the share saved, and each pattern minus flatten."""
+    """Held-out bits per frame of each model, the static entropy, the share saved, and each pattern's gap to flatten."""
     rows: list[Row] = []
     for codec, seed in results.study.modelled:
         models = {m.pattern: m for m in results.study.models if (m.codec, m.seed) == (codec, seed)}
@@ -256,8 +256,44 @@ def likelihood(results: Results) -> list[Row]:
             row[f"gain: {pattern}"] = results.gain(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
             if pattern != JOINT:
-                row[f"price: {pattern} - {JOINT}"] = results.gap(Model(pattern, codec, seed)) or ""
+                row[f"gap at equal steps: {pattern} - {JOINT}"] = results.gap(Model(pattern, codec, seed)) or ""
         rows.append(row)
+    return rows
+
+
+def price(results: Results) -> list[Row]:
+    """What each factorised model pays for predicting the codes of a step apart, beside what is read where it is known.
+
+    The bias at a model's price is that of the made processes, linear between their prices.
+    """
+    known = results.price_calibration
+    measured, bias = np.transpose(sorted((process["measured"]["value"], process["bias"]) for process in known))
+    rows: list[Row] = []
+    for model in results.study.factorised:
+        found, paid = results.conditional(model), results.price_of_factorising(model)
+        controls = found["controls"]
+        rows.append(
+            {
+                "pattern": model.pattern,
+                "codec": model.codec,
+                "seed": model.seed,
+                "factorised (bits a step)": float(found["bits_factorised"]["value"]),
+                "with heads (bits a step)": float(found["bits_with_head"]["value"]),
+                "price (bits a step)": paid,
+                "bias at that price": float(np.interp(paid.value, measured, bias)),
+                "truth": "unknown",
+                "control: codes of another clip": float(controls["other_clip"]["value"]),
+                "control: of another frame": float(controls["other_frame"]["value"]),
+                "control: copy, of its bits": float(controls["copied"]["value"] / controls["copied"]["truth"]),
+                "steps": found["steps"],
+                "tracks": found["tracks"],
+            }
+        )
+    empty = dict.fromkeys(rows[0], "")
+    for process in known:
+        paid = Estimate(**process["measured"], resamples=np.empty(0))
+        about = {"codec": f"made, {process['shared']:.0%} shared", "truth": float(process["truth"])}
+        rows.append({**empty, **about, "price (bits a step)": paid, "bias at that price": float(process["bias"])})
     return rows
 
 
@@ -551,6 +587,7 @@ OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
     "shuffles": shuffles,
     "generated_information": generated_information,
     "likelihood": likelihood,
+    "price": price,
     "speed": speed,
     "patterns": patterns,
     "published": published,
