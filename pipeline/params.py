@@ -125,17 +125,17 @@ class StudyCodec(_Section):
 
 
 class LanguageModels(_Section):
-    """Which codecs, trained with which seeds, get a language model of one codebook pattern; none, if none is named."""
+    """Which codecs get language models of one codebook pattern, and the seeds of those; none, if none is named."""
 
-    codecs: Annotated[list[Name], Once]
-    seeds: Seeds
+    codecs: dict[Name, Seeds]  # and which of their seeds
+    seeds: Seeds  # of the language models themselves: one each for every codec and seed
 
 
 class Study(_Section):
     """What is compared with what."""
 
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
-    language_models: Annotated[dict[Pattern, LanguageModels], Field(min_length=1)]
+    language_models: dict[Pattern, LanguageModels]
     shuffled: Annotated[list[Natural], Once]  # seeds for which codecs with language models have their codes shuffled
     kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
 
@@ -144,10 +144,10 @@ class Study(_Section):
         for pattern, models in self.language_models.items():
             if unknown := set(models.codecs) - set(self.codecs):
                 raise ValueError(f"study.language_models.{pattern}.codecs names {sorted(unknown)}, not in study.codecs")
-            for codec in models.codecs:
-                if untrained := set(models.seeds) - set(self.codecs[codec].seeds):
+            for codec, seeds in models.codecs.items():
+                if untrained := set(seeds) - set(self.codecs[codec].seeds):
                     raise ValueError(
-                        f"study.language_models.{pattern}.seeds names {sorted(untrained)}, "
+                        f"study.language_models.{pattern}.codecs.{codec} names the seeds {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
                     )
         if unused := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
@@ -714,11 +714,22 @@ def _read(argument: str) -> Any:
 
 
 def leave_out(config: dict[str, Any]) -> None:
-    """Takes the codecs that a preset names null from `config`; what is not a study stays for `checked` to name."""
+    """Takes what a preset names null from `config`: codecs, their language models, and those of a pattern.
+
+    What is not a study stays for `checked` to name.
+    """
     match config.get("study"):
-        case {"codecs": dict() as codecs}:
-            for name in [name for name, codec in codecs.items() if codec is None]:
-                del codecs[name]
+        case {"codecs": dict() as codecs, "language_models": dict() as models}:
+            left_out = {name for name, codec in codecs.items() if codec is None}
+            parts = [codecs, models]
+            for chosen in models.values():
+                match chosen:
+                    case {"codecs": dict() as modelled}:
+                        parts.append(modelled)
+                        modelled.update(dict.fromkeys(left_out & set(modelled)))
+            for part in parts:
+                for name in [name for name, value in part.items() if value is None]:
+                    del part[name]
 
 
 def load(path: Path) -> Params:

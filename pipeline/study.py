@@ -75,18 +75,18 @@ DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
 LEARNED = "results/dependence/learned/{codec}-seed{seed}.json"
 SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
 CALIBRATION = "results/dependence/calibration.json"
-CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}.json"
+CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.json"
 CONDITIONAL_CALIBRATION = "results/dependence/conditional/calibration.json"
 TEXT = "results/lm/text"
-LM = "results/lm/{pattern}/{codec}-seed{seed}"
+LM = "results/lm/{pattern}/{codec}-seed{seed}-lm{lm}"
 LM_SNAPSHOT = LM + "/snapshots/{percent}"  # the model after so many per cent of its training
 RECONSTRUCTION = "results/generation/reconstruction/{codec}-seed{seed}"
 KEPT = "results/generation/kept/{kept}/{codec}-seed{seed}"
 SHUFFLED = "results/generation/shuffled/{kind}/{codec}-seed{seed}"
 SHUFFLED_LEVELS = "results/generation/shuffled/{codec}-seed{seed}.npz"
-GENERATION = "results/generation/{pattern}/{codec}-seed{seed}"
-GENERATION_SNAPSHOT = "results/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}"
-INFORMATION = "results/generation/information/{pattern}/{codec}-seed{seed}.json"
+GENERATION = "results/generation/{pattern}/{codec}-seed{seed}-lm{lm}"
+GENERATION_SNAPSHOT = "results/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}-lm{lm}"
+INFORMATION = "results/generation/information/{pattern}/{codec}-seed{seed}-lm{lm}.json"
 PATTERNS = "results/generation/patterns.json"
 EMBEDDINGS = "results/evaluation/embeddings/{system}.npz"
 SCORES = "results/evaluation/scores/{system}"  # .json, and .npz with a value a clip
@@ -127,11 +127,12 @@ class Run(NamedTuple):
 
 
 class Model(NamedTuple):
-    """One language model: its codebook pattern, and the codec and seed that its tokens come from."""
+    """One language model: its codebook pattern, the codec and seed that its tokens come from, and its own seed."""
 
     pattern: str
     codec: str
     seed: int
+    lm: int
 
     @property
     def run(self) -> Run:
@@ -141,7 +142,7 @@ class Model(NamedTuple):
     @property
     def name(self) -> str:
         """As in the names of its files."""
-        return f"{self.pattern}/{self.codec}-seed{self.seed}"
+        return f"{self.pattern}/{self.codec}-seed{self.seed}-lm{self.lm}"
 
     @property
     def system(self) -> str:
@@ -184,10 +185,11 @@ class Study:
     def models(self) -> list[Model]:
         """The study's language models."""
         return [
-            Model(pattern, codec, seed)
+            Model(pattern, codec, seed, lm)
             for pattern, models in self.settings.language_models.items()
-            for codec in models.codecs
-            for seed in models.seeds
+            for codec, seeds in models.codecs.items()
+            for seed in seeds
+            for lm in models.seeds
         ]
 
     @property

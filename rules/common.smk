@@ -67,6 +67,7 @@ wildcard_constraints:
     architecture=any_of(parameters.choices("ARCHITECTURES")),
     quantizer=any_of(parameters.choices("QUANTIZERS")),
     seed=r"\d+",
+    lm=r"\d+",
     split=any_of(SPLITS),
     pattern=any_of(STUDY.patterns),
     system=any_of(STUDY.systems),

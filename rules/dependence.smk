@@ -82,9 +82,9 @@ rule measure_price:
     output:
         study.CONDITIONAL,
     log:
-        "logs/dependence/conditional/{pattern}/{codec}-seed{seed}.log",
+        "logs/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.log",
     benchmark:
-        "benchmarks/dependence/conditional/{pattern}/{codec}-seed{seed}.tsv"
+        "benchmarks/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
     conda:
         environment
     threads: 1

@@ -18,7 +18,7 @@ alike in all but the codes that they see:
   playing; truth 0 if h tells it already.
 - `copied`: a copy of the first codebook, predicted from the first by LM_1(h) and a head. Truth: LM_1's bits.
 
-    python -m pipeline.dependence.conditional --lm results/lm/parallel/mmd-seed0 --text results/lm/text \
+    python -m pipeline.dependence.conditional --lm results/lm/parallel/mmd-seed0-lm0 --text results/lm/text \
         --tokens results/codec/tokens/mmd-seed0 --manifest results/corpus/manifest.parquet --out price.json
 """
 

@@ -183,7 +183,7 @@ def scores(results: Results) -> list[Row]:
     return [
         _score(results, FLOOR, "real music of other tracks (floor)"),
         *(_score(results, run.system, bound, run.codec, run.seed) for run in results.study.runs),
-        *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m.pattern) for m in results.study.models),
+        *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m) for m in results.study.models),
         *(_score(results, f"{OUTSIDE}{name}", name) for name in results.study.outside),
     ]
 
@@ -246,17 +246,18 @@ def generated_information(results: Results) -> list[Row]:
 def likelihood(results: Results) -> list[Row]:
     """Held-out bits per frame of each model, the static entropy, the share saved, and each pattern's gap to flatten."""
     rows: list[Row] = []
-    for codec, seed in results.study.modelled:
-        models = {m.pattern: m for m in results.study.models if (m.codec, m.seed) == (codec, seed)}
+    for codec, seed, lm in dict.fromkeys((m.codec, m.seed, m.lm) for m in results.study.models):
+        models = {m.pattern: m for m in results.study.models if (m.codec, m.seed, m.lm) == (codec, seed, lm)}
         static = results.static_bits(next(iter(models.values())))
-        row: Row = {"codec": codec, "seed": seed, "static entropy (bits per frame)": static}
+        row: Row = {"codec": codec, "seed": seed, "LM seed": lm, "static entropy (bits per frame)": static}
         for pattern in results.study.patterns:
             row[f"{pattern} (bits per frame)"] = results.bits(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
             row[f"gain: {pattern}"] = results.gain(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
             if pattern != JOINT:
-                row[f"gap at equal steps: {pattern} - {JOINT}"] = results.gap(Model(pattern, codec, seed)) or ""
+                gap = results.gap(models[pattern]) if pattern in models else None
+                row[f"gap at equal steps: {pattern} - {JOINT}"] = gap or ""
         rows.append(row)
     return rows
 
@@ -277,6 +278,7 @@ def price(results: Results) -> list[Row]:
                 "pattern": model.pattern,
                 "codec": model.codec,
                 "seed": model.seed,
+                "LM seed": model.lm,
                 "factorised (bits a step)": float(found["bits_factorised"]["value"]),
                 "with heads (bits a step)": float(found["bits_with_head"]["value"]),
                 "price (bits a step)": paid,
@@ -307,6 +309,7 @@ def speed(results: Results) -> list[Row]:
                 "pattern": model.pattern,
                 "codec": model.codec,
                 "seed": model.seed,
+                "LM seed": model.lm,
                 "steps a clip": timing["steps"],
                 "clips": timing["clips"],
                 "batches": len(timing["a_clip"]),
@@ -454,7 +457,7 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, Any]:
     models: dict[str, dict[str, dict[str, float]]] = {}
     for pattern, settings in results.study.settings.language_models.items():
         for codec in settings.codecs:
-            trained = [Model(pattern, codec, seed) for seed in settings.seeds]
+            trained = [model for model in results.study.models if (model.pattern, model.codec) == (pattern, codec)]
             models.setdefault(pattern, {})[codec] = {
                 "fad_mtt": mean(results.fad(model.system) for model in trained),
                 "kl_mtt": mean(results.kl(model.system) for model in trained),
@@ -498,13 +501,16 @@ def _with_mean(results: Results, names: Row, seeds: list[int], by_seed: list[Row
     return [*rows, mean]
 
 
-def _score(results: Results, system: str, name: str, codec: str = "", seed: int | str = "", pattern: str = "") -> Row:
+def _score(
+    results: Results, system: str, name: str, codec: str = "", seed: int | str = "", model: Model | None = None
+) -> Row:
     score = results.score(system)
     main = score["fad"][MAIN]
     row: Row = {
         "system": name,
         "codec": codec,
         "seed": seed,
+        "LM seed": model.lm if model else "",
         "FAD-MTT": results.fad(system),
         "FAD-MTT, infinite samples": float(main["infinity"]),
         "R2 of that": float(main["r2"]),
@@ -514,7 +520,7 @@ def _score(results: Results, system: str, name: str, codec: str = "", seed: int 
         "tracks": score["tracks"],
         **{fault.replace("_", " "): score[fault] for fault in ("silent", "not_finite", "short", "clipped")},
     }
-    return row | {"published (VGGish, PaSST, CLAP)": _published(pattern)}
+    return row | {"published (VGGish, PaSST, CLAP)": _published(model.pattern if model else "")}
 
 
 def _published(pattern: str) -> str:
