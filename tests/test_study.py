@@ -114,12 +114,12 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
 
 
 def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:
-    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd"]
+    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd", "seanet-mmd"]
     assert default.kinds == [Kind("stft", "residual"), Kind("stft", "grouped"), Kind("seanet", "residual")]
     assert default.pairs(Kind("stft", "residual")) == [("mmd", "baseline"), ("mmd-delay", "baseline")]
     assert default.pairs(Kind("stft", "grouped")) == [("grouped-mmd", "grouped")]
     assert default.pairs(Kind("seanet", "residual")) == [("seanet-mmd", "seanet")]
-    assert default.seeds("baseline", "mmd") == [0, 1]
+    assert default.seeds("baseline", "mmd") == [0, 1, 2]
     alone = _study({"ours": ("residual", [0], {"weight": 1.0})}, {"delay": {"codecs": [], "seeds": [0]}})
     assert alone.baseline(Kind("stft", "residual")) == alone.pairs(Kind("stft", "residual")) == []
 
@@ -134,9 +134,9 @@ def test_codecs_that_differ_in_weight_make_a_line() -> None:
         "grouped-mmd": ("grouped", [0], {"weight": 1e3}),
     }
     assert _study(codecs, {"delay": {"codecs": [], "seeds": [0]}}).sweeps == {
-        "residual, quantized, closed form": ["baseline", "near", "far"],
-        "residual, quantized, closed form, delayed": ["baseline", "delayed"],
-        "grouped, quantized, closed form": ["grouped", "grouped-mmd"],
+        "stft, residual, quantized, closed form": ["baseline", "near", "far"],
+        "stft, residual, quantized, closed form, delayed": ["baseline", "delayed"],
+        "stft, grouped, quantized, closed form": ["grouped", "grouped-mmd"],
     }
 
 
