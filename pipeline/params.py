@@ -669,11 +669,12 @@ def _read(argument: str) -> Any:
 
 
 def leave_out(config: dict[str, Any]) -> None:
-    """Takes the codecs that a preset names null from `config`; what is not a study stays for `checked` to name."""
-    match config.get("study"):
-        case {"codecs": dict() as codecs}:
-            for name in [name for name, codec in codecs.items() if codec is None]:
-                del codecs[name]
+    """Takes the codecs and architectures that a preset names null from `config`; other faults are left to `checked`."""
+    study = config.get("study")
+    for named in (study.get("codecs") if isinstance(study, dict) else None, config.get("codec")):
+        if isinstance(named, dict):
+            for name in [name for name, value in named.items() if value is None]:
+                del named[name]
 
 
 def load(path: Path) -> Params:
