@@ -409,14 +409,14 @@ class Codec(_Section):
         """The codec of one architecture; ValueError where it has no section."""
         section = (self.model_extra or {}).get(architecture)
         if not isinstance(section, dict):
-            raise ValueError(f"codec has no section '{architecture}', the sizes and training of that architecture")
+            raise ValueError(f"codec.{architecture} must hold the sizes and training of that architecture")
         rest = {name: value for name, value in section.items() if name != "training"}
         sizes = SIZES.get(architecture) or choice("ARCHITECTURES", architecture).Sizes
         shared = {name: getattr(self, name) for name in type(self).model_fields}
         return CodecSettings(
             architecture=architecture,
-            sizes=checked(sizes, rest, f"codec.{architecture}"),
-            training=checked(CodecTraining, section.get("training"), f"codec.{architecture}.training"),
+            sizes=_part(sizes, rest, "codec", architecture),
+            training=_part(CodecTraining, section.get("training"), "codec", architecture, "training"),
             **shared,
         )
 
@@ -671,15 +671,25 @@ def checked(model: type[S], data: Any, origin: str) -> S:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{_key(fault['loc'])}{fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
-        )
-        raise ParamsError(f"{origin}: {faults}") from None
+        raise ParamsError(f"{origin}: {_faults(error)}") from None
 
 
-def _key(place: tuple[int | str, ...]) -> str:
-    """The key that a fault is of, as params.yaml spells it; empty for one of the whole."""
-    return "".join(f"{part}." for part in place if part != "[key]").rstrip(".") + ": " * bool(place)
+def _part(model: type[S], data: Any, *place: str) -> S:
+    """What stands at `place` of the parameters as `model`, for a validator of what holds it."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(_faults(error, *place)) from None
+
+
+def _faults(error: ValidationError, *place: str) -> str:
+    """One sentence a fault; its key as params.yaml spells it, unless the sentence begins with one below that."""
+    sentences = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in (*place, *fault["loc"]) if part != "[key]")
+        message = fault["msg"].removeprefix("Value error, ")
+        sentences.append(f"{key}: {message}" if key and not message.startswith(f"{key}.") else message)
+    return "; ".join(sentences)
 
 
 def section(argument: str, name: str, model: type[S]) -> S:
@@ -714,22 +724,22 @@ def _read(argument: str) -> Any:
 
 
 def leave_out(config: dict[str, Any]) -> None:
-    """Takes what a preset names null from `config`: codecs, their language models, and those of a pattern.
+    """Takes what a preset names null from `config`: codecs and their language models, patterns, architectures.
 
-    What is not a study stays for `checked` to name.
+    Other faults are left to `checked`.
     """
-    match config.get("study"):
-        case {"codecs": dict() as codecs, "language_models": dict() as models}:
-            left_out = {name for name, codec in codecs.items() if codec is None}
-            parts = [codecs, models]
-            for chosen in models.values():
-                match chosen:
-                    case {"codecs": dict() as modelled}:
-                        parts.append(modelled)
-                        modelled.update(dict.fromkeys(left_out & set(modelled)))
-            for part in parts:
-                for name in [name for name, value in part.items() if value is None]:
-                    del part[name]
+    study = _mapping(config.get("study"))
+    codecs, patterns = _mapping(study.get("codecs")), _mapping(study.get("language_models"))
+    modelled = [_mapping(_mapping(models).get("codecs")) for models in patterns.values()]
+    for of_pattern in modelled:
+        of_pattern.update({name: None for name in of_pattern if name in codecs and codecs[name] is None})
+    for named in (*modelled, codecs, patterns, _mapping(config.get("codec"))):
+        for name in [name for name, value in named.items() if value is None]:
+            del named[name]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def load(path: Path) -> Params:

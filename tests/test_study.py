@@ -168,7 +168,7 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
 
 
 def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:
-    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd"]
+    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd", "seanet-mmd"]
     assert default.kinds == [Kind("stft", "residual"), Kind("stft", "grouped"), Kind("seanet", "residual")]
     assert default.pairs(Kind("stft", "residual")) == [("mmd", "baseline"), ("mmd-delay", "baseline")]
     assert default.pairs(Kind("stft", "grouped")) == [("grouped-mmd", "grouped")]
@@ -188,9 +188,9 @@ def test_codecs_that_differ_in_weight_make_a_line() -> None:
         "grouped-mmd": ("grouped", [0], {"weight": 1e3}),
     }
     assert _study(codecs, {}).sweeps == {
-        "residual, quantized, closed form": ["baseline", "near", "far"],
-        "residual, quantized, closed form, delayed": ["baseline", "delayed"],
-        "grouped, quantized, closed form": ["grouped", "grouped-mmd"],
+        "stft, residual, quantized, closed form": ["baseline", "near", "far"],
+        "stft, residual, quantized, closed form, delayed": ["baseline", "delayed"],
+        "stft, grouped, quantized, closed form": ["grouped", "grouped-mmd"],
     }
 
 
