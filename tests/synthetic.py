@@ -27,10 +27,14 @@ def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
     whole = params.load(Path(__file__).parent.parent / "params.yaml").model_dump(mode="json")
     for codec in whole["study"]["codecs"].values():
         codec["seeds"] = list(seeds)
-    whole["study"]["language_models"]["delay"]["seeds"] = list(seeds)
-    whole["study"]["language_models"]["flatten"]["seeds"] = [0]
-    whole["study"]["language_models"]["flatten"]["codecs"] = ["baseline", "mmd", "mmd-delay"]
-    whole["study"]["language_models"]["parallel"] = {"codecs": ["baseline", "mmd"], "seeds": list(seeds)}
+    modelled = {
+        "delay": ("baseline", "mmd", "mmd-delay"),
+        "parallel": ("baseline", "mmd"),
+        JOINT: ("baseline", "mmd", "mmd-delay"),
+    }
+    for name, codecs in modelled.items():
+        each = [seeds[0]] if name == JOINT else list(seeds)
+        whole["study"]["language_models"][name] = {"codecs": dict.fromkeys(codecs, each), "seeds": [0]}
     whole["dependence"]["bootstrap"] = whole["evaluation"]["bootstrap"] = BOOTSTRAP
     return whole
 

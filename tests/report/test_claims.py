@@ -59,7 +59,7 @@ def test_seeds_that_disagree_leave_the_music_undecided(
     root, whole = helped
     results = Results(root, json.dumps(whole))
     read = results.fad
-    worse = Model("delay", "mmd", 1).system
+    worse = Model("delay", "mmd", 1, 0).system
     monkeypatch.setattr(results, "fad", lambda system: _moved(read(system), 2.0 * (system == worse)))
     third = claims.assess(results)["C3"]
     of_mmd = [f for f in third.findings if (f.measure, f.of) == ("FAD-MTT", "mmd - baseline")]
@@ -100,7 +100,7 @@ def test_a_study_of_less_tests_less(helped: tuple[Path, dict[str, Any]]) -> None
     less = json.loads(json.dumps(whole))
     del less["study"]["codecs"]["mmd-delay"], less["study"]["language_models"]["flatten"]
     del less["study"]["codecs"]["grouped-mmd"]
-    less["study"]["language_models"]["delay"] = {"codecs": ["mmd"], "seeds": [0]}
+    less["study"]["language_models"]["delay"] = {"codecs": {"mmd": [0]}, "seeds": [0]}
     verdicts = _verdicts(root, less)
     assert verdicts["C1"] == SUPPORTED
     assert [verdicts[claim] for claim in ("C3", "C4", "C5", "C7")] == [NOT_TESTED] * 4

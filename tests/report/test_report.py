@@ -100,7 +100,7 @@ def test_clips_that_are_not_paired_have_no_divergence(tmp_path: Path) -> None:
 
 def test_scores_stand_beside_the_published_ones_of_their_pattern(tmp_path: Path) -> None:
     whole = synthetic.parameters(seeds=(0,))
-    models = {"codecs": ["mmd"], "seeds": [0]}
+    models = {"codecs": {"mmd": [0]}, "seeds": [0]}
     whole["study"]["language_models"] = {"partial-delay": models, "valle": models}
     synthetic.write(tmp_path, whole)
     rows = {row["system"]: row for row in tables.scores(Results(tmp_path, json.dumps(whole)))}
@@ -214,7 +214,7 @@ def test_a_study_of_codecs_alone_has_no_music_to_report(
 ) -> None:
     root, argument = study
     whole = json.loads(argument)
-    whole["study"]["language_models"] = {"delay": {"codecs": [], "seeds": [0]}}
+    whole["study"]["language_models"] = {}
     alone = (root, json.dumps(whole))
     for module, names in ((tables, TABLE_FILES), (figures, FIGURE_FILES)):
         written = _run(module, alone, tmp_path / module.__name__, monkeypatch)
