@@ -16,7 +16,9 @@ against it if the whole interval lies on the other. A claim is
 - not tested, if the study lacks what its rule needs.
 
 If every difference truly lies at its margin, either verdict comes in at most (1 - c) / 2 of studies, 2.5 %, whatever m:
-"supported" needs all intervals on one side, and Bonferroni holds "not supported" to it.
+"supported" needs all intervals on one side, and Bonferroni holds "not supported" to it. In simulated studies of three
+seeds, and 1, 4 and 10 differences, "supported" came in 1.5, 0 and 0 %, "not supported" in 2.0, 1.3 and 1.5 %. A single
+seed's interval over tracks is a little short, and lets through up to 5 % either way.
 
 The deciding codecs are, of each architecture and quantizer, those with the loss that have language models, or all with
 the loss where none has; the others are reported beside them. C1 to C6 and C8 are about the paper's quantizer, the
