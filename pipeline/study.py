@@ -11,6 +11,7 @@ from pipeline import params
 from pipeline.params import FLOOR, OUTSIDE, REFERENCE
 
 JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
+FACTORISED = ("parallel", "delay")  # patterns whose steps hold all codebooks, each predicted apart from the others
 
 # What the report holds, in its order; `pipeline.report` has the code behind each name.
 TABLE_NAMES = (
@@ -24,6 +25,7 @@ TABLE_NAMES = (
     "shuffles",
     "generated_information",
     "likelihood",
+    "price",
     "speed",
     "patterns",
     "published",
@@ -43,41 +45,60 @@ FIGURE_NAMES = (
     "scores",
     "likelihood",
     "learning",
+    "price",
     "speed",
     "patterns",
     "training",
 )
 # These need language models, or the tokens they learn.
-OF_MODELS = ("total_correlation", "shuffles", "generated_information", "likelihood", "learning", "speed", "patterns")
+OF_MODELS = (
+    "total_correlation",
+    "shuffles",
+    "generated_information",
+    "likelihood",
+    "learning",
+    "speed",
+    "patterns",
+)
 
-# Ways in which a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
+OF_FACTORISED = ("price",)  # need language models of a factorised pattern
+
+# How a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
 SHUFFLES = ("equal_time", "delayed", "independent")
 
 # Places, relative to the study's folder; names in braces are wildcards.
 CORPUS = "results/corpus"
-TRUNK = "results/codec/trunk/{quantizer}-seed{seed}"  # `trunk` is no codec's folder: those end in a seed
+TRUNK = "results/codec/trunk/{architecture}-{quantizer}-seed{seed}"  # `trunk` is no codec's folder: those end in a seed
 TOKENS = "results/codec/tokens/{codec}-seed{seed}"
 CODEC = "results/codec/{codec}-seed{seed}"
 DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
 LEARNED = "results/dependence/learned/{codec}-seed{seed}.json"
 SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
 CALIBRATION = "results/dependence/calibration.json"
-CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}.json"
+CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.json"
+CONDITIONAL_CALIBRATION = "results/dependence/conditional/calibration.json"
 TEXT = "results/lm/text"
-LM = "results/lm/{pattern}/{codec}-seed{seed}"
+LM = "results/lm/{pattern}/{codec}-seed{seed}-lm{lm}"
 LM_SNAPSHOT = LM + "/snapshots/{percent}"  # the model after so many per cent of its training
 RECONSTRUCTION = "results/generation/reconstruction/{codec}-seed{seed}"
 KEPT = "results/generation/kept/{kept}/{codec}-seed{seed}"
 SHUFFLED = "results/generation/shuffled/{kind}/{codec}-seed{seed}"
 SHUFFLED_LEVELS = "results/generation/shuffled/{codec}-seed{seed}.npz"
-GENERATION = "results/generation/{pattern}/{codec}-seed{seed}"
-GENERATION_SNAPSHOT = "results/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}"
-INFORMATION = "results/generation/information/{pattern}/{codec}-seed{seed}.json"
+GENERATION = "results/generation/{pattern}/{codec}-seed{seed}-lm{lm}"
+GENERATION_SNAPSHOT = "results/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}-lm{lm}"
+INFORMATION = "results/generation/information/{pattern}/{codec}-seed{seed}-lm{lm}.json"
 PATTERNS = "results/generation/patterns.json"
 EMBEDDINGS = "results/evaluation/embeddings/{system}.npz"
 SCORES = "results/evaluation/scores/{system}"  # .json, and .npz with a value a clip
 TABLES = "results/tables"
 FIGURES = "figures"
+
+
+class Kind(NamedTuple):
+    """What codecs have in common that differ in their loss alone."""
+
+    architecture: str
+    quantizer: str
 
 
 class Run(NamedTuple):
@@ -106,11 +127,12 @@ class Run(NamedTuple):
 
 
 class Model(NamedTuple):
-    """One language model: its codebook pattern, and the codec and seed that its tokens come from."""
+    """One language model: its codebook pattern, the codec and seed that its tokens come from, and its own seed."""
 
     pattern: str
     codec: str
     seed: int
+    lm: int
 
     @property
     def run(self) -> Run:
@@ -120,7 +142,7 @@ class Model(NamedTuple):
     @property
     def name(self) -> str:
         """As in the names of its files."""
-        return f"{self.pattern}/{self.codec}-seed{self.seed}"
+        return f"{self.pattern}/{self.codec}-seed{self.seed}-lm{self.lm}"
 
     @property
     def system(self) -> str:
@@ -163,11 +185,17 @@ class Study:
     def models(self) -> list[Model]:
         """The study's language models."""
         return [
-            Model(pattern, codec, seed)
+            Model(pattern, codec, seed, lm)
             for pattern, models in self.settings.language_models.items()
-            for codec in models.codecs
-            for seed in models.seeds
+            for codec, seeds in models.codecs.items()
+            for seed in seeds
+            for lm in models.seeds
         ]
+
+    @property
+    def factorised(self) -> list[Model]:
+        """Language models whose steps hold all codebooks of a frame or of the delay shift, and so have a price."""
+        return [model for model in self.models if model.pattern in FACTORISED]
 
     @cached_property
     def modelled(self) -> list[Run]:
@@ -214,8 +242,9 @@ class Study:
         }
 
     def bound(self, system: str) -> list[str]:
-        """The reconstructions of the codec that decoded a system; none for those themselves and what no codec decoded."""
-        return [run.system for run in [self.made[system]] if run.system != system] if system in self.made else []
+        """The reconstructions of the codec that decoded a system; none if no codec did, or if they are the system."""
+        run = self.made.get(system)
+        return [] if run is None or run.system == system else [run.system]
 
     @property
     def orders(self) -> dict[str, list[str]]:
@@ -239,38 +268,49 @@ class Study:
         return self._reported(FIGURE_NAMES)
 
     def _reported(self, names: tuple[str, ...]) -> list[str]:
-        return [name for name in names if self.models or name not in OF_MODELS]
+        without = (() if self.models else OF_MODELS) + (() if self.factorised else OF_FACTORISED)
+        return [name for name in names if name not in without]
 
     def trunk(self, codec: str, seed: int) -> dict[str, Any]:
         """Wildcards of the trunk that a codec's run branches from."""
-        return {"quantizer": self.codecs[codec].quantizer, "seed": seed}
+        settings = self.codecs[codec]
+        return {"architecture": settings.architecture, "quantizer": settings.quantizer, "seed": seed}
 
     def seeds(self, *codecs: str) -> list[int]:
         """Seeds that all of these codecs were trained with."""
         return [seed for seed in self.codecs[codecs[0]].seeds if all(seed in self.codecs[c].seeds for c in codecs)]
 
-    def baseline(self, quantizer: str) -> list[str]:
-        """The first codec of a quantizer that is trained without the loss; an empty list if there is none."""
-        return [n for n, codec in self.codecs.items() if codec.loss.weight == 0 and codec.quantizer == quantizer][:1]
+    @property
+    def kinds(self) -> list[Kind]:
+        """The architectures and quantizers that the study has codecs of."""
+        return list(dict.fromkeys(self.kind(name) for name in self.codecs))
+
+    def kind(self, codec: str) -> Kind:
+        """What a codec is, its loss aside."""
+        return Kind(self.codecs[codec].architecture, self.codecs[codec].quantizer)
+
+    def baseline(self, kind: Kind) -> list[str]:
+        """The first codec of a kind that is trained without the loss; an empty list if there is none."""
+        return [n for n, codec in self.codecs.items() if codec.loss.weight == 0 and self.kind(n) == kind][:1]
 
     @property
     def independent(self) -> list[str]:
         """Codecs that are trained with the loss."""
         return [name for name, codec in self.codecs.items() if codec.loss.weight > 0]
 
-    def pairs(self, quantizer: str) -> list[tuple[str, str]]:
-        """Each codec of a quantizer with the loss, paired with the codec without it."""
-        ours = [name for name in self.independent if self.codecs[name].quantizer == quantizer]
-        return [(name, without) for without in self.baseline(quantizer) for name in ours]
+    def pairs(self, kind: Kind) -> list[tuple[str, str]]:
+        """Each codec of a kind with the loss, paired with the codec without it."""
+        ours = [name for name in self.independent if self.kind(name) == kind]
+        return [(name, without) for without in self.baseline(kind) for name in ours]
 
     @property
     def sweeps(self) -> dict[str, list[str]]:
         """Codecs that differ only in the weight of their loss, by growing weight; the codec without the loss leads."""
         lines: dict[str, list[str]] = {}
         for name in sorted(self.independent, key=lambda name: self.codecs[name].loss.weight):
-            codec, loss = self.codecs[name], self.codecs[name].loss
-            words = [codec.quantizer, loss.stream, loss.estimator.replace("_", " ")] + ["delayed"] * loss.delay
-            lines.setdefault(", ".join(words), self.baseline(codec.quantizer)).append(name)
+            loss = self.codecs[name].loss
+            words = [*self.kind(name), loss.stream, loss.estimator.replace("_", " ")] + ["delayed"] * loss.delay
+            lines.setdefault(", ".join(words), self.baseline(self.kind(name))).append(name)
         return lines
 
     def audio(self, system: str) -> str:

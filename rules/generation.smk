@@ -14,9 +14,9 @@ rule generate:
         audio=f"{study.GENERATION}/audio.npy",
         timing=f"{study.GENERATION}/timing.json",
     log:
-        "logs/generation/{pattern}/{codec}-seed{seed}.log",
+        "logs/generation/{pattern}/{codec}-seed{seed}-lm{lm}.log",
     benchmark:
-        "benchmarks/generation/{pattern}/{codec}-seed{seed}.tsv"
+        "benchmarks/generation/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
     priority: 25
     conda:
         environment
@@ -55,9 +55,9 @@ use rule generate as generate_snapshot with:
         audio=f"{study.GENERATION_SNAPSHOT}/audio.npy",
         timing=f"{study.GENERATION_SNAPSHOT}/timing.json",
     log:
-        "logs/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}.log",
+        "logs/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}-lm{lm}.log",
     benchmark:
-        "benchmarks/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}.tsv"
+        "benchmarks/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
     params:
         lm=at(study.LM_SNAPSHOT),
         out=at(study.GENERATION_SNAPSHOT),
@@ -73,7 +73,7 @@ rule measure_generated:
     output:
         study.INFORMATION,
     log:
-        "logs/generation/information/{pattern}/{codec}-seed{seed}.log",
+        "logs/generation/information/{pattern}/{codec}-seed{seed}-lm{lm}.log",
     conda:
         environment
     threads: 1

@@ -43,9 +43,9 @@ rule train_lm:
             allow_missing=True,
         ),
     log:
-        "logs/lm/{pattern}/{codec}-seed{seed}.log",
+        "logs/lm/{pattern}/{codec}-seed{seed}-lm{lm}.log",
     benchmark:
-        "benchmarks/lm/{pattern}/{codec}-seed{seed}.tsv"
+        "benchmarks/lm/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
     priority: 50
     conda:
         environment
@@ -54,14 +54,14 @@ rule train_lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=settings("codec", "corpus", "lm"),
+        settings=codec_settings("corpus", "lm"),
         code=code("pipeline.lm.train", "PATTERNS"),
         tokens=at(study.TOKENS),
         out=at(study.LM),
         text=at(study.TEXT),
     shell:
         "python -m pipeline.lm.train --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --pattern {wildcards.pattern} --codec {wildcards.codec} --seed {wildcards.seed}"
+        " --pattern {wildcards.pattern} --codec {wildcards.codec}-seed{wildcards.seed} --seed {wildcards.lm}"
         " --tokens {params.tokens} --manifest {input.manifest} --text {params.text} --out {params.out} > {log} 2>&1"
 
 

@@ -12,7 +12,9 @@ rule tables:
             *rules.measure_snapshots.output,
         ),
         every(STUDY.modelled, *rules.bound_dependence.output),
+        every(STUDY.factorised, *rules.measure_price.output),
         rules.calibrate_dependence.output,
+        PRICED,
         every(
             STUDY.models,
             rules.train_lm.output.held_out,

@@ -62,15 +62,18 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
     _calibration(root)
     if study.models:
         _patterns(root)
+    if study.factorised:
+        _price_calibration(root)
     for model in study.models:
         loss = study.codecs[model.codec].loss
         _model(root, model, effect * _strength(loss) * (1 + loss.delay))
         _information(root, model, measuring)
+        if model in study.factorised:
+            _price(root, model, effect * _strength(loss))
     for model in study.growing:
         for percent in study.percents:
-            _score(
-                root, model.snapshot(percent), 20 - 0.1 * percent, 3 - 0.01 * percent, percent, own=16 - 0.1 * percent
-            )
+            fad = 20 - 0.1 * percent
+            _score(root, model.snapshot(percent), fad, 3 - 0.01 * percent, percent, own=fad - 2)
 
 
 def _strength(loss: params.Independence) -> float:
@@ -242,6 +245,40 @@ def _calibration(root: Path) -> None:
     own = _condition((*ESTIMATORS, calibration.LEARNED), frames, SIZE)
     few = _condition(ESTIMATORS, {"test": calibration.FEW_FRAMES}, calibration.PAPER_CODES)
     files.write_json(root / place.CALIBRATION, {"draws": 2, **own, "few_frames": few, "chosen": "shuffled_baseline"})
+
+
+def _price(root: Path, model: Model, helped: float) -> None:
+    drawn = statistics.multiplicities(TRACKS, BOOTSTRAP, 0)
+    value = 1.2 - 0.3 * helped
+    spread = 0.05 * (drawn @ np.linspace(-1, 1, TRACKS)) / TRACKS
+    price = statistics.interval(value, value + spread, 0.95)
+    found = {
+        "price": price.json(resamples=True),
+        "bits_factorised": {"value": 20.0},
+        "bits_with_head": {"value": 20.0 - value},
+        "controls": {
+            "other_clip": {"value": -0.02, "truth": 0.0},
+            "other_frame": {"value": 0.05, "truth": 0.0},
+            "copied": {"value": 4.5, "truth": 5.0},
+        },
+        "steps": CLIPS * FRAMES,
+        "tracks": TRACKS,
+    }
+    files.write_json(root / place.CONDITIONAL.format(**model._asdict()), found)
+
+
+def _price_calibration(root: Path) -> None:
+    """Prices are 0.1 bits and a fifth of the truth too low."""
+    processes = [
+        {
+            "shared": shared,
+            "truth": truth,
+            "measured": {"value": found, "low": found - 0.02, "high": found + 0.02},
+            "bias": found - truth,
+        }
+        for shared, truth, found in ((0.0, 0.0, -0.1), (0.1, 1.0, 0.7), (0.2, 2.0, 1.5))
+    ]
+    files.write_json(root / place.CONDITIONAL_CALIBRATION, {"processes": processes})
 
 
 def _condition(names: Sequence[str], frames: dict[str, int], codebook_size: int) -> dict[str, Any]:

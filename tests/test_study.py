@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import params
 from pipeline import study as place
-from pipeline.study import FLOOR, REFERENCE, SHUFFLES, Model, Run, Study
+from pipeline.study import FLOOR, REFERENCE, SHUFFLES, Kind, Model, Run, Study
 
 ROOT = Path(__file__).parent.parent
 PERCENTS = [20, 5]
@@ -28,7 +28,7 @@ def _study(
 ) -> Study:
     """Of codecs as name -> (quantizer, seeds, what their loss has beside `PLAIN`)."""
     entries = {
-        name: {"quantizer": quantizer, "seeds": seeds, "loss": PLAIN | loss}
+        name: {"architecture": "stft", "quantizer": quantizer, "seeds": seeds, "loss": PLAIN | loss}
         for name, (quantizer, seeds, loss) in codecs.items()
     }
     settings = params.Study.model_validate(
@@ -54,7 +54,10 @@ def small() -> Study:
         "ours": ("residual", [3], {"weight": 1.0}),
         "parts": ("grouped", [0], {}),
     }
-    models = {"delay": {"codecs": ["plain", "ours"], "seeds": [3]}, "flatten": {"codecs": ["plain"], "seeds": [0, 3]}}
+    models = {
+        "delay": {"codecs": {"plain": [3], "ours": [3]}, "seeds": [1]},
+        "flatten": {"codecs": {"plain": [0, 3]}, "seeds": [0]},
+    }
     return _study(codecs, models, {"captioned": "theirs", "bare": "/others"}, shuffled=[0], kept=[2, 1])
 
 
@@ -63,10 +66,10 @@ def _places(study: Study) -> list[str]:
     trunks = {tuple(study.trunk(*run).items()) for run in study.runs}
     wildcards: dict[frozenset[str], list[dict[str, Any]]] = {
         frozenset(): [{}],
-        frozenset({"quantizer", "seed"}): [dict(trunk) for trunk in trunks],
+        frozenset({"architecture", "quantizer", "seed"}): [dict(trunk) for trunk in trunks],
         frozenset({"codec", "seed"}): [run._asdict() for run in study.runs],
-        frozenset({"pattern", "codec", "seed"}): [model._asdict() for model in study.models],
-        frozenset({"percent", "pattern", "codec", "seed"}): [
+        frozenset({"pattern", "codec", "seed", "lm"}): [model._asdict() for model in study.models],
+        frozenset({"percent", "pattern", "codec", "seed", "lm"}): [
             {**model._asdict(), "percent": percent} for model in study.growing for percent in study.percents
         ],
         frozenset({"kept", "codec", "seed"}): [
@@ -87,11 +90,12 @@ def _places(study: Study) -> list[str]:
 def test_runs_models_and_systems_are_those_that_the_configuration_names(small: Study) -> None:
     assert small.runs == [Run("plain", 0), Run("plain", 3), Run("ours", 3), Run("parts", 0)]
     assert small.models == [
-        Model("delay", "plain", 3),
-        Model("delay", "ours", 3),
-        Model("flatten", "plain", 0),
-        Model("flatten", "plain", 3),
+        Model("delay", "plain", 3, 1),
+        Model("delay", "ours", 3, 1),
+        Model("flatten", "plain", 0, 0),
+        Model("flatten", "plain", 3, 0),
     ]
+    assert small.factorised == [Model("delay", "plain", 3, 1), Model("delay", "ours", 3, 1)]
     assert small.modelled == [Run("plain", 3), Run("ours", 3), Run("plain", 0)]
     assert small.modelled_codecs == {"plain": [3, 0], "ours": [3]}
     assert small.systems == [
@@ -101,14 +105,14 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
         "reconstruction/plain-seed3",
         "reconstruction/ours-seed3",
         "reconstruction/parts-seed0",
-        "generation/delay/plain-seed3",
-        "generation/delay/ours-seed3",
-        "generation/flatten/plain-seed0",
-        "generation/flatten/plain-seed3",
+        "generation/delay/plain-seed3-lm1",
+        "generation/delay/ours-seed3-lm1",
+        "generation/flatten/plain-seed0-lm0",
+        "generation/flatten/plain-seed3-lm0",
         "kept/2/plain-seed0",
         "kept/1/plain-seed0",
-        "snapshot/5/delay/plain-seed3",
-        "snapshot/20/delay/plain-seed3",
+        "snapshot/5/delay/plain-seed3-lm1",
+        "snapshot/20/delay/plain-seed3-lm1",
         "shuffled/equal_time/plain-seed0",
         "shuffled/delayed/plain-seed0",
         "shuffled/independent/plain-seed0",
@@ -118,9 +122,9 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
 
 
 def test_systems_are_held_against_the_reconstructions_of_the_codec_that_decoded_them(small: Study) -> None:
-    assert small.bound("generation/flatten/plain-seed3") == ["reconstruction/plain-seed3"]
+    assert small.bound("generation/flatten/plain-seed3-lm0") == ["reconstruction/plain-seed3"]
     assert small.bound("kept/2/plain-seed0") == small.bound("shuffled/delayed/plain-seed0")
-    assert small.bound("snapshot/5/delay/plain-seed3") == ["reconstruction/plain-seed3"]
+    assert small.bound("snapshot/5/delay/plain-seed3-lm1") == ["reconstruction/plain-seed3"]
     for none in (REFERENCE, FLOOR, "reconstruction/plain-seed0", "outside/bare"):
         assert small.bound(none) == []
 
@@ -130,18 +134,19 @@ def test_known_orders_go_from_the_worst_to_the_best(small: Study) -> None:
         "codebooks kept": ["kept/1/plain-seed0", "kept/2/plain-seed0", "reconstruction/plain-seed0"],
         "reconstruction, real music": ["reconstruction/plain-seed0", "floor"],
         "language model's training": [
-            "snapshot/5/delay/plain-seed3",
-            "snapshot/20/delay/plain-seed3",
-            "generation/delay/plain-seed3",
+            "snapshot/5/delay/plain-seed3-lm1",
+            "snapshot/20/delay/plain-seed3-lm1",
+            "generation/delay/plain-seed3-lm1",
         ],
     }
-    bare = _study({"ours": ("residual", [0], {"weight": 1.0})}, {"delay": {"codecs": [], "seeds": [0]}})
+    bare = _study({"ours": ("residual", [0], {"weight": 1.0})}, {})
     assert bare.orders == {}
 
 
 def test_codecs_of_a_quantizer_and_seed_share_a_trunk(small: Study) -> None:
-    assert small.trunk("plain", 3) == small.trunk("ours", 3) == {"quantizer": "residual", "seed": 3}
-    assert small.trunk("parts", 0) == {"quantizer": "grouped", "seed": 0}
+    trunk = {"architecture": "stft", "quantizer": "residual", "seed": 3}
+    assert small.trunk("plain", 3) == small.trunk("ours", 3) == trunk
+    assert small.trunk("parts", 0) == {"architecture": "stft", "quantizer": "grouped", "seed": 0}
 
 
 def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
@@ -163,12 +168,14 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
 
 
 def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:
-    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd"]
-    assert default.pairs("residual") == [("mmd", "baseline"), ("mmd-delay", "baseline")]
-    assert default.pairs("grouped") == [("grouped-mmd", "grouped")]
-    assert default.seeds("baseline", "mmd") == [0, 1]
-    alone = _study({"ours": ("residual", [0], {"weight": 1.0})}, {"delay": {"codecs": [], "seeds": [0]}})
-    assert alone.baseline("residual") == alone.pairs("residual") == []
+    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd", "seanet-mmd"]
+    assert default.kinds == [Kind("stft", "residual"), Kind("stft", "grouped"), Kind("seanet", "residual")]
+    assert default.pairs(Kind("stft", "residual")) == [("mmd", "baseline"), ("mmd-delay", "baseline")]
+    assert default.pairs(Kind("stft", "grouped")) == [("grouped-mmd", "grouped")]
+    assert default.pairs(Kind("seanet", "residual")) == [("seanet-mmd", "seanet")]
+    assert default.seeds("baseline", "mmd") == [0, 1, 2]
+    alone = _study({"ours": ("residual", [0], {"weight": 1.0})}, {})
+    assert alone.baseline(Kind("stft", "residual")) == alone.pairs(Kind("stft", "residual")) == []
 
 
 def test_codecs_that_differ_in_weight_make_a_line() -> None:
@@ -180,10 +187,10 @@ def test_codecs_that_differ_in_weight_make_a_line() -> None:
         "grouped": ("grouped", [0], {}),
         "grouped-mmd": ("grouped", [0], {"weight": 1e3}),
     }
-    assert _study(codecs, {"delay": {"codecs": [], "seeds": [0]}}).sweeps == {
-        "residual, quantized, closed form": ["baseline", "near", "far"],
-        "residual, quantized, closed form, delayed": ["baseline", "delayed"],
-        "grouped, quantized, closed form": ["grouped", "grouped-mmd"],
+    assert _study(codecs, {}).sweeps == {
+        "stft, residual, quantized, closed form": ["baseline", "near", "far"],
+        "stft, residual, quantized, closed form, delayed": ["baseline", "delayed"],
+        "stft, grouped, quantized, closed form": ["grouped", "grouped-mmd"],
     }
 
 
@@ -192,10 +199,14 @@ def test_no_two_results_of_the_default_study_share_a_place(default: Study) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["trunk", "trunk-residual", "tokens", "residual", "text", "learned", "snapshots", "delay", "reconstruction"]
+    "name",
+    ["trunk", "trunk-residual", "tokens", "residual", "text", "learned", "conditional", "delay", "reconstruction"],
 )
 def test_a_codec_may_have_any_name(name: str) -> None:
-    models = {"delay": {"codecs": [name, "baseline"], "seeds": [0, 1]}, "flatten": {"codecs": [name], "seeds": [0]}}
+    models = {
+        "delay": {"codecs": {name: [0, 1], "baseline": [0, 1]}, "seeds": [0]},
+        "flatten": {"codecs": {name: [0]}, "seeds": [0]},
+    }
     codecs = {"baseline": ("residual", [0, 1], {}), name: ("residual", [0, 1], {"weight": 1.0})}
     places = _places(_study(codecs, models, {name: "theirs"}))
     assert len(set(places)) == len(places)
@@ -217,9 +228,13 @@ def test_no_pattern_is_named_like_a_folder_beside_the_patterns() -> None:
 def test_the_report_of_codecs_alone_leaves_out_what_needs_models(small: Study) -> None:
     assert small.tables == list(place.TABLE_NAMES)
     assert small.figures == list(place.FIGURE_NAMES)
-    alone = _study({"plain": ("residual", [0], {})}, {"delay": {"codecs": [], "seeds": [0]}})
-    assert set(small.tables) - set(alone.tables) == set(place.OF_MODELS) & set(place.TABLE_NAMES)
-    assert set(small.figures) - set(alone.figures) == set(place.OF_MODELS) & set(place.FIGURE_NAMES)
+    alone = _study({"plain": ("residual", [0], {})}, {})
+    needing = {*place.OF_MODELS, *place.OF_FACTORISED}
+    assert set(small.tables) - set(alone.tables) == needing & set(place.TABLE_NAMES)
+    assert set(small.figures) - set(alone.figures) == needing & set(place.FIGURE_NAMES)
+    joint = _study({"plain": ("residual", [0], {})}, {"flatten": {"codecs": {"plain": [0]}, "seeds": [0]}})
+    assert set(small.tables) - set(joint.tables) == set(place.OF_FACTORISED)
+    assert joint.factorised == []
 
 
 def test_importing_the_study_imports_nothing_heavy() -> None:

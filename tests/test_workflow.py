@@ -17,6 +17,7 @@ from pipeline.report import figures, tables
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+AFTER = {"medium": "paper", "large": "paper", "seanet-plain": "seanet"}  # given after another on the command line
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 REPORTED = "results/tables/|figures/"
@@ -25,14 +26,13 @@ GENERATED = (
     f"results/generation/(parallel|delay|flatten|snapshot|information)/|{TIMED}|"
     f"results/evaluation/.*/(generation|snapshot)/|{REPORTED}"
 )
-MODELS = f"results/lm/(parallel|delay|flatten)/|{GENERATED}"
+MODELS = f"results/(lm|dependence/conditional)/(parallel|delay|flatten)/|{GENERATED}"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_fit_and_say_only_what_differs(preset: Path) -> None:
     changes = yaml.safe_load(preset.read_text())
-    # These come after paper.yaml on the command line.
-    base = merged(DEFAULTS, _preset("paper")) if preset.stem in ("medium", "large") else DEFAULTS
+    base = merged(DEFAULTS, _preset(AFTER[preset.stem])) if preset.stem in AFTER else DEFAULTS
     whole = merged(base, changes)
     params.leave_out(whole)
     params.checked(params.Params, whole, preset.name)
@@ -58,9 +58,9 @@ def _at(settings: Any, path: tuple[str, ...]) -> Any:
 
 
 def test_a_mistyped_parameter_ends_in_one_sentence(settled: Study) -> None:
-    faults = ["--config", "lm={stepz: 3}", "codec={training: {steps: fast}}", "lmm={}"]
+    faults = ["--config", "lm={stepz: 3}", "codec={stft: {training: {steps: fast}}}", "lmm={}"]
     said = settled.run("snakemake", "--dry-run", *faults, fails=True)
-    assert re.search(r"^parameters: codec.training.steps: .+; lm.stepz: .+; lmm: .+$", said, re.MULTILINE), said
+    assert re.search(r"^parameters: codec.stft.training.steps: .+; lm.stepz: .+; lmm: .+$", said, re.MULTILINE), said
     assert "Traceback" not in said
     assert "Building DAG" not in said
 
@@ -117,7 +117,7 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
         ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{REPORTED}"),
         (
             {"report": {"confidence": 0.5}},
-            "results/dependence/(?!snapshots/).*-seed|results/generation/information/|results/evaluation/scores/|"
+            "results/dependence/((?!snapshots/).*-seed|conditional/)|results/generation/information/|results/evaluation/scores/|"
             f"{REPORTED}",
         ),
         ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
@@ -200,7 +200,7 @@ def test_the_users_own_music_decides_by_its_content(settled: Study, tmp_path: Pa
 
 def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
     study = settled.copy(tmp_path / "study")
-    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "snapshots", "text", "reconstruction"]
+    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "conditional", "text", "reconstruction"]
     codecs = dict.fromkeys(names, DEFAULTS["study"]["codecs"]["mmd"])
     study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": names}}}})
     made = [output.path for output in study.outputs()]
@@ -230,7 +230,7 @@ def _used(outputs: list[Output]) -> set[str]:
     for output in outputs:
         if "-seed" in output.path:
             used.add("study")
-        if "/snapshot" in output.path:
+        if "/snapshot/" in output.path:
             used.add("lm.snapshots")
     return used
 

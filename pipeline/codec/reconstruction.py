@@ -34,9 +34,7 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def reconstruct(
-    codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray, training: params.CodecTraining
-) -> Reconstruction:
+def reconstruct(codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray) -> Reconstruction:
     """Scores the reconstructions of some rows of int16 clips `[N, T]`; opinion scores of `MOS_CLIPS` of them."""
     some = np.unique(np.linspace(0, len(rows) - 1, MOS_CLIPS).round().astype(int))
     device = next(codec.parameters()).device
@@ -46,13 +44,7 @@ def reconstruct(
             waveform = torch.from_numpy(to_float(audio[rows[start : start + codecs.AT_ONCE]])).to(device)
             codes = codec.encode(waveform)
             output = codec.decode(codes)[:, : waveform.shape[1]]
-            distance = log_mel_distance(
-                output,
-                waveform,
-                sample_rate=codec.sample_rate,
-                windows=training.mel_windows,
-                bins=training.mel_bins,
-            )
+            distance = log_mel_distance(output, waveform, sample_rate=codec.sample_rate)
             mos = [
                 opinion(output[i].cpu().numpy(), waveform[i].cpu().numpy(), codec.sample_rate)
                 if start + i in some
@@ -89,12 +81,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="metrics.json; metrics.npz goes beside it")
     arguments = parser.parse_args()
     device = job.prepare(arguments)
-    settings = params.section(arguments.params, "codec", params.Codec)
     codec = codecs.load(arguments.codec, device)
+    settings = params.section(arguments.params, "codec", params.Codec).of(codec.configuration["architecture"])
     codecs.expect_rate(codec, params.section(arguments.params, "corpus", params.Corpus).sample_rate, arguments.codec)
     test = manifest.of_split(manifest.read(arguments.corpus / "manifest.parquet"), "test")
     audio = read_array(arguments.corpus / "audio.npy")
-    result = reconstruct(codec, audio, test["row"].to_numpy(), settings.training)
+    result = reconstruct(codec, audio, test["row"].to_numpy())
     size = codec.configuration["codebook_size"]
     shares = [np.bincount(used.ravel(), minlength=size) / used.size for used in result.codes.swapaxes(0, 1)]
     with atomic(arguments.out.with_suffix(".npz")) as temporary:

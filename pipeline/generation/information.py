@@ -1,6 +1,6 @@
 """Dependence between the codebooks of generated codes, beside that of the real codes of the same captions' clips.
 
-    python -m pipeline.generation.information --generated results/generation/delay/mmd-seed0/tokens.npy \
+    python -m pipeline.generation.information --generated results/generation/delay/mmd-seed0-lm0/tokens.npy \
         --codec results/codec/mmd-seed0 --tokens results/codec/tokens/mmd-seed0 \
         --manifest results/corpus/manifest.parquet --out information.json
 

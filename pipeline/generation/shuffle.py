@@ -10,9 +10,9 @@ The codes of a track are pooled over its clips and put in a random order, in one
 - `delayed`: whole steps of the delay pattern move, codebook k of frame s - k; those stay together, frames do not;
 - `independent`: each codebook moves by itself: the product of its marginals within the track.
 
-All three have the same codes, codebook by codebook, and none keeps their order. So `independent` against `equal_time` is
-what the product of marginals costs at equal time, and against `delayed` what it costs along the delay: of a perfect model
-that knows which track is playing and nothing else. A language model also knows the frames before, and pays less.
+All three have the same codes, codebook by codebook, and none keeps their order. So `independent` against `equal_time`
+is what the product of marginals costs at equal time, and against `delayed` what it costs along the delay: to a perfect
+model that knows which track is playing and nothing else. A language model also knows the frames before, and pays less.
 """
 
 from pathlib import Path
@@ -71,7 +71,7 @@ def level_distance(ours: Tensor, theirs: Tensor, *, sample_rate: int) -> float:
 
 
 def main() -> None:
-    """Writes each kind's `audio.npy`, int16, and `.npz`: `level_distance` of each clip's track to the reconstruction."""
+    """Writes each kind's `audio.npy`, int16, and as `.npz` the `level_distance` of each clip's track to its own."""
     parser = job.parser("Shuffle a codec's codes of the clips that are scored within their tracks, and decode them.")
     parser.add_argument("--codec", type=Path, required=True, help="folder of the codec")
     parser.add_argument("--tokens", type=Path, required=True, help="folder of its tokens")

@@ -77,16 +77,15 @@ class LanguageModel(nn.Module):
             Logits `[B, K, n, C]`.
         """
         layout = self.pattern(codes.shape[2])
-        inputs = F.pad(layout.lay_out(codes, self.special), (1, 0), value=self.special)[:, :, :-1]
-        condition = self.condition(text, text_mask)
         if window is None:
-            hidden = self.transformer(self.embed(inputs), *condition)
+            hidden = self.hidden(codes, text, text_mask)
             states = [hidden.index_select(1, steps) for steps in layout.step.to(codes.device)]
         else:
+            inputs = self._inputs(codes)
             steps, place = (x.to(codes.device)[window[:, 0]] for x in crops(layout, window.shape[1]))
             inputs = inputs.gather(2, steps[:, None].expand(-1, len(self.heads), -1))
             positions = sinusoids(layout.steps, self.shape.width).to(codes.device)[steps]
-            hidden = self.transformer(self.embed(inputs), *condition, positions)
+            hidden = self.transformer(self.embed(inputs), *self.condition(text, text_mask), positions)
             states = [hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2])) for at in place.unbind(1)]
         return torch.stack([F.linear(x, head) for x, head in zip(states, self.heads, strict=True)], dim=1)
 
@@ -100,6 +99,15 @@ class LanguageModel(nn.Module):
         self.transformer.norm.weight[0], self.transformer.norm.bias[0] = 0, 1
         self.heads.zero_()
         self.heads[:, :, 0] = log_shares - log_shares.mean(dim=1, keepdim=True)
+
+    def hidden(self, codes: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """What the heads of each step read of all earlier steps, and text, `[B, S, width]`; arguments of `forward`."""
+        return self.transformer(self.embed(self._inputs(codes)), *self.condition(text, text_mask))
+
+    def _inputs(self, codes: Tensor) -> Tensor:
+        """What stands one step before each step, `[B, K, T]` -> `[B, K, S]`."""
+        laid = self.pattern(codes.shape[2]).lay_out(codes, self.special)
+        return F.pad(laid, (1, 0), value=self.special)[:, :, :-1]
 
     def embed(self, laid: Tensor) -> Tensor:
         """Sum over codebooks of the tokens' embeddings, `[B, K, S]` -> `[B, S, width]`."""

@@ -3,8 +3,8 @@
 Batches, crops, captions and text dropout are drawn from (seed, step) alone: a killed run continues as if it had not
 been, and models of different patterns see the same frames in the same order.
 
-    python -m pipeline.lm.train --pattern delay --codec mmd --seed 0 --tokens results/codec/tokens/mmd-seed0 \
-        --manifest results/corpus/manifest.parquet --text results/lm/text --out results/lm/delay/mmd-seed0
+    python -m pipeline.lm.train --pattern delay --codec mmd-seed0 --seed 0 --tokens results/codec/tokens/mmd-seed0 \
+        --manifest results/corpus/manifest.parquet --text results/lm/text --out results/lm/delay/mmd-seed0-lm0
 """
 
 import argparse
@@ -77,7 +77,7 @@ def main() -> None:
     """Trains one language model."""
     parser = job.parser("Train a language model on a codec's tokens.")
     parser.add_argument("--pattern", choices=list(params.choices("PATTERNS")), required=True, help="codebook pattern")
-    parser.add_argument("--codec", required=True, help="name of the codec, for the record")
+    parser.add_argument("--codec", required=True, help="name of the codec and its seed, for the record")
     parser.add_argument("--seed", type=int, required=True)
     for name, what in (("tokens", "folder of train.npy, validation.npy, test.npy"), ("manifest", "manifest.parquet")):
         parser.add_argument(f"--{name}", type=Path, required=True, help=what)
@@ -100,7 +100,7 @@ def main() -> None:
         frames=train_split.tokens.shape[2],
         text_dimension=text.dimension,
     )
-    run = f"lm/{args.pattern}/{args.codec}-seed{args.seed}"
+    run = f"lm/{args.pattern}/{args.codec}-lm{args.seed}"
     checkpoint = Path("checkpoints") / f"{run}.safetensors"
     started = time.monotonic()
     frames = crop_frames(sizes, shape.frames, clip_seconds)

@@ -308,8 +308,8 @@ def likelihood(results: Results) -> Figure:
         for index, pattern in enumerate(patterns):
             models = [m for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)]
             place = position + 0.75 / len(patterns) * (index - (len(patterns) - 1) / 2)
-            prices = [price for model in models if (price := results.gap(model))]
-            for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
+            gaps = [gap for model in models if (gap := results.gap(model))]
+            for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], gaps), strict=True):
                 _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
     axes[0, 1].axhline(0, color="black", linewidth=0.8)
     labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT}\non the same codec and seed")
@@ -318,7 +318,7 @@ def likelihood(results: Results) -> Figure:
         ax.set_ylabel(label)
     _legend(figure, {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)})
     figure.suptitle(
-        "Language models' likelihood, and the price of the product of marginals; "
+        "Language models' likelihood, and the gap to the joint model at equal steps; "
         f"{results.confidence:.0%} intervals over tracks"
     )
     return figure
@@ -347,6 +347,45 @@ def learning(results: Results) -> Figure:
     entries = {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
     _legend(figure, {**entries, "static entropy (dotted)": ("#888888", "")})
     figure.suptitle("Language models' training, a line a seed")
+    return figure
+
+
+def price(results: Results) -> Figure:
+    """What factorised models pay, by pattern and codec, with controls, and what made processes pay by their truth."""
+    patterns = list(dict.fromkeys(model.pattern for model in results.study.factorised))
+    figure, axes = _figure(1, len(patterns) + 1, (max(1 + 3.2 * (len(patterns) + 1), TITLE), 4))
+    shown = {"other_clip": "x", "other_frame": "+"}
+    for ax, pattern in zip(axes[0], patterns, strict=False):
+        models = [model for model in results.study.factorised if model.pattern == pattern]
+        codecs = list(dict.fromkeys(model.codec for model in models))
+        for position, codec in enumerate(codecs):
+            ours = [model for model in models if model.codec == codec]
+            colour = COLOURS[list(results.study.codecs).index(codec)]
+            _marks(ax, position, [results.price_of_factorising(model) for model in ours], colour)
+            for control, marker in shown.items():
+                values = [results.conditional(model)["controls"][control]["value"] for model in ours]
+                ax.plot([position + 0.3] * len(values), values, marker, color="#888888", markersize=5)
+        ax.axhline(0, color="black", linewidth=0.8)
+        _categories(ax, codecs)
+        ax.set_ylabel("price of factorising,\nlower bound (bits a step)")
+        ax.set_title(pattern.capitalize())
+    known = sorted(results.price_calibration, key=lambda process: process["truth"])
+    truths = [process["truth"] for process in known]
+    paid = [Estimate(**process["measured"], resamples=np.empty(0)) for process in known]
+    ax = axes[0, -1]
+    ax.plot([0, max(truths)], [0, max(truths)], color="black", linewidth=0.8)
+    ax.errorbar(truths, [e.value for e in paid], yerr=_whiskers(paid), fmt="o-", color="#888888", capsize=2)
+    ax.set_xlabel("truth (bits a step)")
+    ax.set_ylabel("found (bits a step)")
+    ax.set_title("Made processes")
+    entries = {"codes of another clip (truth 0)": ("#888888", "x"), "of another frame": ("#888888", "+")}
+    _legend(figure, entries)
+    copied = [results.conditional(m)["controls"]["copied"] for m in results.study.factorised]
+    share = min(each["value"] / each["truth"] for each in copied)
+    figure.suptitle(
+        f"Price of factorising, a mark a seed; {results.confidence:.0%} intervals over tracks;\n"
+        f"of a copied codebook's bits, at least {share:.0%} is found"
+    )
     return figure
 
 
@@ -491,6 +530,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "scores": scores,
     "likelihood": likelihood,
     "learning": learning,
+    "price": price,
     "speed": speed,
     "patterns": patterns,
     "training": training,

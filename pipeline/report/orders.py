@@ -1,4 +1,4 @@
-"""Known orders: systems of which one surely sounds better than the next, on which every score is tried before it decides.
+"""Known orders: systems of which each surely sounds better than the one before, on which scores are tried.
 
 A residual codec sounds better the more of its codebooks are kept, a language model the longer it was trained, and real
 music better than a codec's reconstruction of it. `Study.orders` names the systems; here is what a score made of them.

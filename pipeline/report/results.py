@@ -130,16 +130,28 @@ class Results:
         """Training history of a language model."""
         return pd.read_csv(self._path(f"{place.LM}/history.csv", **model._asdict()))
 
-    def price_of_factorising(self, model: Model) -> Estimate:
-        """Bits per frame that factorising costs a model at least, as `pipeline.dependence.conditional` writes it."""
-        return self._estimate(self._json(place.CONDITIONAL, **model._asdict())["price"])
-
     def gap(self, model: Model) -> Estimate | None:
-        """Bits per frame of a model minus those of the joint one after as many steps; None where one is missing."""
+        """Bits per frame of a model minus those of the joint model, both after equal steps; None where one is missing.
+
+        Only between fully trained models is it the price of factorising, for which see `price_of_factorising`.
+        """
         joint = model._replace(pattern=JOINT)
         if model.pattern == JOINT or not {model, joint} <= set(self.study.models):
             return None
         return self.difference(self.bits(model), self.bits(joint))
+
+    def conditional(self, model: Model) -> dict[str, Any]:
+        """What a factorised model pays, as `pipeline.dependence.conditional` writes it."""
+        return self._json(place.CONDITIONAL, **model._asdict())
+
+    def price_of_factorising(self, model: Model) -> Estimate:
+        """Bits a step that one of the study's `factorised` models pays for predicting codes apart, from below."""
+        return self._estimate(self.conditional(model)["price"])
+
+    @cached_property
+    def price_calibration(self) -> list[dict[str, Any]]:
+        """Prices of made processes, and their truths, from `pipeline.dependence.conditional_calibration`."""
+        return self._json(place.CONDITIONAL_CALIBRATION)["processes"]
 
     def timing(self, model: Model) -> dict[str, Any]:
         """Steps and seconds of generation."""
@@ -200,7 +212,7 @@ class Results:
 
     @property
     def lower_is_better(self) -> dict[str, Callable[[str], Estimate | None]]:
-        """The distances by the main embedder, each by the name that tables and findings give it; None where undefined."""
+        """The main embedder's distances by their names in tables and findings; None where one is not defined."""
 
         def own(measure: str) -> Callable[[str], Estimate | None]:
             return lambda system: self.to_reconstruction(system, measure) if self.study.bound(system) else None
@@ -226,9 +238,13 @@ class Results:
                     tried.append(Order(score, name, list(values), estimates, steps))
         return tried
 
-    def shuffled_levels(self, run: Run, kind: str) -> Estimate:
-        """Distance in dB of the levels of a run's shuffled codes to its reconstruction's, mean over clips."""
-        return self._mean(*self._clips(kind, place.SHUFFLED_LEVELS, **run._asdict()))
+    def shuffled(self, run: Run, kind: str) -> dict[str, Estimate]:
+        """Distances of a run's codes, shuffled in one of the ways `study.SHUFFLES`, to its reconstructions, by name."""
+        return {
+            "FAD-MTT": self.to_reconstruction(run.shuffled(kind), "fad"),
+            "KAD-MTT": self.to_reconstruction(run.shuffled(kind), "kad"),
+            "levels (dB)": self._mean(*self._clips(kind, place.SHUFFLED_LEVELS, **run._asdict())),
+        }
 
     def generated_information(self, model: Model) -> dict[str, Any]:
         """Dependence in a model's codes, and in the real ones, as `pipeline.generation.information` writes it."""

@@ -17,7 +17,7 @@ from pipeline.report.history import RULE_CHANGES
 from pipeline.report.orders import verdict
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
 from pipeline.statistics import POWER, Estimate
-from pipeline.study import FLOOR, JOINT, OUTSIDE, Model, Run
+from pipeline.study import FLOOR, JOINT, OUTSIDE, Model
 
 FORMATS = ("csv", "md", "tex")
 ERRORS = {"bias": "bias", "spread": "spread", "mean absolute error": "error"}  # as shown -> as stored
@@ -183,7 +183,7 @@ def scores(results: Results) -> list[Row]:
     return [
         _score(results, FLOOR, "real music of other tracks (floor)"),
         *(_score(results, run.system, bound, run.codec, run.seed) for run in results.study.runs),
-        *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m.pattern) for m in results.study.models),
+        *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m) for m in results.study.models),
         *(_score(results, f"{OUTSIDE}{name}", name) for name in results.study.outside),
     ]
 
@@ -213,35 +213,28 @@ def shuffles(results: Results) -> list[Row]:
     """
     rows = []
     for codec in dict.fromkeys(run.codec for run in results.study.shuffled):
-        seeds = [run.seed for run in results.study.shuffled if run.codec == codec]
+        runs = [run for run in results.study.shuffled if run.codec == codec]
         for alignment, where in ALIGNMENTS.items():
             by_seed: list[Row] = []
-            for run in (Run(codec, seed) for seed in seeds):
+            for run in runs:
                 row: Row = {"MI, sum of pairs (bits)": results.total(*run, alignment, "mutual_information")}
-                distances: dict[str, Callable[[str], Estimate]] = {
-                    "FAD-MTT": lambda kind, run=run: results.to_reconstruction(run.shuffled(kind), "fad"),
-                    "KAD-MTT": lambda kind, run=run: results.to_reconstruction(run.shuffled(kind), "kad"),
-                    "levels (dB)": lambda kind, run=run: results.shuffled_levels(run, kind),
-                }
-                for name, distance in distances.items():
-                    together, apart = distance(alignment), distance("independent")
-                    row[f"{name}, together"], row[f"{name}, independent"] = together, apart
-                    row[f"{name}, cost"] = results.difference(apart, together)
+                apart = results.shuffled(run, "independent")
+                for name, distance in results.shuffled(run, alignment).items():
+                    row |= {f"{name}, together": distance, f"{name}, independent": apart[name]}
+                    row[f"{name}, cost"] = results.difference(apart[name], distance)
                 by_seed.append(row)
-            rows += _with_mean(results, {"codec": codec, "kept together": where}, seeds, by_seed)
+            rows += _with_mean(results, {"codec": codec, "kept together": where}, [run.seed for run in runs], by_seed)
     return rows
 
 
 def generated_information(results: Results) -> list[Row]:
     """What codebooks share in generated codes and in real ones of the same captions' clips, and both entropies."""
+    measures = {"MI, sum of pairs (bits)": "mutual_information", "summed entropy (bits)": "entropy"}
     rows: list[Row] = []
     for model in results.study.models:
         for alignment, where in ALIGNMENTS.items():
             row: Row = {**model._asdict(), "alignment": where}
-            for measure, name in (
-                ("mutual_information", "MI, sum of pairs (bits)"),
-                ("entropy", "summed entropy (bits)"),
-            ):
+            for name, measure in measures.items():
                 ours, real = (results.generated_total(model, of, alignment, measure) for of in ("generated", "real"))
                 row |= {f"{name}, generated": ours, f"{name}, real": real}
                 row[f"{name}, generated - real"] = results.difference(ours, real)
@@ -251,20 +244,58 @@ def generated_information(results: Results) -> list[Row]:
 
 
 def likelihood(results: Results) -> list[Row]:
-    """Held-out bits per frame of each model, the static entropy and the share saved, and each pattern minus flatten."""
+    """Held-out bits per frame of each model, the static entropy, the share saved, and each pattern's gap to flatten."""
     rows: list[Row] = []
-    for codec, seed in results.study.modelled:
-        models = {m.pattern: m for m in results.study.models if (m.codec, m.seed) == (codec, seed)}
+    for codec, seed, lm in dict.fromkeys((m.codec, m.seed, m.lm) for m in results.study.models):
+        models = {m.pattern: m for m in results.study.models if (m.codec, m.seed, m.lm) == (codec, seed, lm)}
         static = results.static_bits(next(iter(models.values())))
-        row: Row = {"codec": codec, "seed": seed, "static entropy (bits per frame)": static}
+        row: Row = {"codec": codec, "seed": seed, "LM seed": lm, "static entropy (bits per frame)": static}
         for pattern in results.study.patterns:
             row[f"{pattern} (bits per frame)"] = results.bits(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
             row[f"gain: {pattern}"] = results.gain(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
             if pattern != JOINT:
-                row[f"price: {pattern} - {JOINT}"] = results.gap(Model(pattern, codec, seed)) or ""
+                gap = results.gap(models[pattern]) if pattern in models else None
+                row[f"gap at equal steps: {pattern} - {JOINT}"] = gap or ""
         rows.append(row)
+    return rows
+
+
+def price(results: Results) -> list[Row]:
+    """What each factorised model pays for predicting the codes of a step apart, beside what is read where it is known.
+
+    The bias at a model's price is that of the made processes, linear between their prices.
+    """
+    known = results.price_calibration
+    measured, bias = np.transpose(sorted((process["measured"]["value"], process["bias"]) for process in known))
+    rows: list[Row] = []
+    for model in results.study.factorised:
+        found, paid = results.conditional(model), results.price_of_factorising(model)
+        controls = found["controls"]
+        rows.append(
+            {
+                "pattern": model.pattern,
+                "codec": model.codec,
+                "seed": model.seed,
+                "LM seed": model.lm,
+                "factorised (bits a step)": float(found["bits_factorised"]["value"]),
+                "with heads (bits a step)": float(found["bits_with_head"]["value"]),
+                "price (bits a step)": paid,
+                "bias at that price": float(np.interp(paid.value, measured, bias)),
+                "truth": "unknown",
+                "control: codes of another clip": float(controls["other_clip"]["value"]),
+                "control: of another frame": float(controls["other_frame"]["value"]),
+                "control: copy, of its bits": float(controls["copied"]["value"] / controls["copied"]["truth"]),
+                "steps": found["steps"],
+                "tracks": found["tracks"],
+            }
+        )
+    empty = dict.fromkeys(rows[0], "")
+    for process in known:
+        paid = Estimate(**process["measured"], resamples=np.empty(0))
+        about = {"codec": f"made, {process['shared']:.0%} shared", "truth": float(process["truth"])}
+        rows.append({**empty, **about, "price (bits a step)": paid, "bias at that price": float(process["bias"])})
     return rows
 
 
@@ -278,6 +309,7 @@ def speed(results: Results) -> list[Row]:
                 "pattern": model.pattern,
                 "codec": model.codec,
                 "seed": model.seed,
+                "LM seed": model.lm,
                 "steps a clip": timing["steps"],
                 "clips": timing["clips"],
                 "batches": len(timing["a_clip"]),
@@ -425,7 +457,7 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, Any]:
     models: dict[str, dict[str, dict[str, float]]] = {}
     for pattern, settings in results.study.settings.language_models.items():
         for codec in settings.codecs:
-            trained = [Model(pattern, codec, seed) for seed in settings.seeds]
+            trained = [model for model in results.study.models if (model.pattern, model.codec) == (pattern, codec)]
             models.setdefault(pattern, {})[codec] = {
                 "fad_mtt": mean(results.fad(model.system) for model in trained),
                 "kl_mtt": mean(results.kl(model.system) for model in trained),
@@ -469,13 +501,16 @@ def _with_mean(results: Results, names: Row, seeds: list[int], by_seed: list[Row
     return [*rows, mean]
 
 
-def _score(results: Results, system: str, name: str, codec: str = "", seed: int | str = "", pattern: str = "") -> Row:
+def _score(
+    results: Results, system: str, name: str, codec: str = "", seed: int | str = "", model: Model | None = None
+) -> Row:
     score = results.score(system)
     main = score["fad"][MAIN]
     row: Row = {
         "system": name,
         "codec": codec,
         "seed": seed,
+        "LM seed": model.lm if model else "",
         "FAD-MTT": results.fad(system),
         "FAD-MTT, infinite samples": float(main["infinity"]),
         "R2 of that": float(main["r2"]),
@@ -485,7 +520,7 @@ def _score(results: Results, system: str, name: str, codec: str = "", seed: int 
         "tracks": score["tracks"],
         **{fault.replace("_", " "): score[fault] for fault in ("silent", "not_finite", "short", "clipped")},
     }
-    return row | {"published (VGGish, PaSST, CLAP)": _published(pattern)}
+    return row | {"published (VGGish, PaSST, CLAP)": _published(model.pattern if model else "")}
 
 
 def _published(pattern: str) -> str:
@@ -558,6 +593,7 @@ OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
     "shuffles": shuffles,
     "generated_information": generated_information,
     "likelihood": likelihood,
+    "price": price,
     "speed": speed,
     "patterns": patterns,
     "published": published,

@@ -1,5 +1,6 @@
 """Shuffled codes: what each kind keeps, what it breaks, and a whole run; levels whose distance is known."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def test_a_codec_is_shuffled_within_its_tracks(tmp_path: Path, monkeypatch: pyte
     codes = np.random.default_rng(0).integers(small.C, size=(4, small.K, frames), dtype=np.uint16)
     files.write_array(tmp_path / "tokens" / "test.npy", codes)
     settings = params.checked(params.Generation, small.GENERATION | {"clips": 4}, "")
-    argv = ["", "--params", '{"generation": ' + settings.model_dump_json() + "}", "--codec", str(tmp_path / "plain-seed0")]
+    argv = ["", "--params", json.dumps({"generation": settings.model_dump()})]
+    argv += ["--codec", str(tmp_path / "plain-seed0")]
     argv += ["--tokens", str(tmp_path / "tokens"), "--manifest", str(corpus / "manifest.parquet")]
     monkeypatch.setattr(sys, "argv", [*argv, "--out", str(tmp_path / "reconstruction")])
     decode.main()

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline import params
 from pipeline.lm import model as language_model
 from pipeline.lm.model import LanguageModel, ModelShape, cross_entropy
-from pipeline.lm.transformer import Transformer, set_matmul_precision, sinusoids
+from pipeline.lm.transformer import FEW_STEPS, Transformer, set_matmul_precision, sinusoids
 
 K, C, T, D = 3, 11, 6, 8
 
@@ -207,3 +207,11 @@ def test_an_untrained_model_predicts_the_shares_that_it_was_given() -> None:
     shares = torch.randn(K, C, generator=torch.Generator().manual_seed(2)).log_softmax(dim=1)
     model.start_at(shares)
     torch.testing.assert_close(model(codes, text, mask).log_softmax(dim=3), shares[:, None].expand(2, K, T, C))
+
+
+def test_the_beginning_of_a_long_clip_is_the_short_clip() -> None:
+    """Attention to the past is the same above the number of steps from which it goes block by block."""
+    model, (_, text, mask) = model_of("parallel"), batch()
+    codes = torch.randint(C, (2, K, FEW_STEPS + 20), generator=torch.Generator().manual_seed(3))
+    long, short = model(codes, text, mask), model(codes[:, :, :FEW_STEPS], text, mask)
+    torch.testing.assert_close(long[:, :, :FEW_STEPS], short, atol=1e-5, rtol=1e-5)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pipeline import files
 from pipeline.report import claims, figures, tables
 from pipeline.report.results import Results
-from pipeline.study import FIGURE_NAMES, OF_MODELS, PATTERNS, SCORES, TABLE_NAMES
+from pipeline.study import FIGURE_NAMES, OF_FACTORISED, OF_MODELS, PATTERNS, SCORES, TABLE_NAMES
 
 CAPTIONS = Path(__file__).parents[2] / "rules" / "captions"
 
@@ -218,7 +218,7 @@ def test_a_study_of_codecs_alone_has_no_music_to_report(
     alone = (root, json.dumps(whole))
     for module, names in ((tables, TABLE_FILES), (figures, FIGURE_FILES)):
         written = _run(module, alone, tmp_path / module.__name__, monkeypatch)
-        assert set(written) == {name for name in names if not name.startswith(OF_MODELS)}
+        assert set(written) == {name for name in names if not name.startswith((*OF_MODELS, *OF_FACTORISED))}
     scored = pd.read_csv(tmp_path / tables.__name__ / "scores.csv")
     assert set(scored["codec"].dropna()) == set(codecs := whole["study"]["codecs"])
     assert len(scored) == 1 + sum(len(codec["seeds"]) for codec in codecs.values())
