@@ -27,10 +27,14 @@ def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
     whole = params.load(Path(__file__).parent.parent / "params.yaml").model_dump(mode="json")
     for codec in whole["study"]["codecs"].values():
         codec["seeds"] = list(seeds)
-    whole["study"]["language_models"]["delay"]["seeds"] = list(seeds)
-    whole["study"]["language_models"]["flatten"]["seeds"] = [0]
-    whole["study"]["language_models"]["flatten"]["codecs"] = ["baseline", "mmd", "mmd-delay"]
-    whole["study"]["language_models"]["parallel"] = {"codecs": ["baseline", "mmd"], "seeds": list(seeds)}
+    modelled = {
+        "delay": ("baseline", "mmd", "mmd-delay"),
+        "parallel": ("baseline", "mmd"),
+        JOINT: ("baseline", "mmd", "mmd-delay"),
+    }
+    for pattern, codecs in modelled.items():
+        each = [seeds[0]] if pattern == JOINT else list(seeds)
+        whole["study"]["language_models"][pattern] = {"codecs": dict.fromkeys(codecs, each), "seeds": [0]}
     whole["dependence"]["bootstrap"] = whole["evaluation"]["bootstrap"] = BOOTSTRAP
     return whole
 
@@ -346,9 +350,6 @@ def _model(root: Path, model: Model, helped: float) -> None:
     own_luck = 0.05 * np.random.default_rng([model.seed, len(model.name)]).normal()
     fad = 8 - 2 * joint - (1 - joint) * helped + own_luck
     _score(root, model.system, fad, 1 - 0.1 * helped + 0.1 * own_luck, model.seed + 10 * joint, own=fad - 2)
-    if not joint:
-        price = _distances(2 - 0.3 * helped + own_luck, model.seed)["kad"]["musicnn-mtt"]
-        files.write_json(root / place.CONDITIONAL.format(**model._asdict()), {"price": price})
     bits = 20 - 2 * joint - 0.5 * (1 - joint) * helped + _noise(0.05, model.seed)
     folder, steps_of_training = root / place.LM.format(**model._asdict()), np.array([10, 100, 1000])
     _clips(folder / "held_out.npz", bits_per_frame=bits, static_bits=np.full(CLIPS, 25.0))

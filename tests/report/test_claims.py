@@ -18,7 +18,7 @@ from pipeline.report import claims, history, tables
 from pipeline.report.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, UNDECIDED, Finding
 from pipeline.report.results import Results
 from pipeline.statistics import Estimate
-from pipeline.study import CODEC, DEPENDENCE, FLOOR, Model, Run, Study
+from pipeline.study import CODEC, DEPENDENCE, FLOOR, Model, Run
 
 
 def _verdicts(root: Path, whole: dict[str, Any]) -> dict[str, str]:
@@ -61,8 +61,10 @@ def test_a_loss_that_harms_is_not_supported(harmed: tuple[Path, dict[str, Any]])
 def test_one_seed_decides_dependence_and_the_price_but_no_music(harmed: tuple[Path, dict[str, Any]]) -> None:
     root, whole = harmed
     one = json.loads(json.dumps(whole))
-    for entry in (*one["study"]["codecs"].values(), *one["study"]["language_models"].values()):
-        entry["seeds"] = [0]
+    for codec in one["study"]["codecs"].values():
+        codec["seeds"] = [0]
+    for models in one["study"]["language_models"].values():
+        models["codecs"] = {codec: [0] for codec in models["codecs"]}
     assessed = claims.assess(Results(root, json.dumps(one)))
     assert {assessed[claim].verdict for claim in ("C1", "C7", "C8")} == {NOT_SUPPORTED}
     assert assessed["C3"].verdict == f"{UNDECIDED}: one seed does not say how many would decide it"
@@ -86,7 +88,7 @@ def test_seeds_that_disagree_leave_the_music_undecided_and_say_how_many_would_de
     root, whole = helped
     results = Results(root, json.dumps(whole))
     read = results.fad
-    worse = Model("delay", "mmd-delay", 1).system
+    worse = Model("delay", "mmd-delay", 1, 0).system
     monkeypatch.setattr(results, "fad", lambda system: _moved(read(system), 3.0 * (system == worse)))
     third = claims.assess(results)["C3"]
     found = [f for f in third.findings if (f.measure, f.of) == ("FAD-MTT", "mmd-delay - baseline, delay")]
@@ -125,13 +127,13 @@ def test_models_that_are_not_trained_decide_nothing_yet(
     root, whole = harmed
     results = Results(root, json.dumps(whole))
     read = results.gain
-    lazy = Model("delay", "mmd-delay", 1)
+    lazy = Model("delay", "mmd-delay", 1, 0)
     monkeypatch.setattr(results, "gain", lambda model: _moved(read(model), -0.5 * (model == lazy)))
     assessed = claims.assess(results)
     for claim in ("C3", "C8"):
         verdicts = {f.verdict for f in assessed[claim].findings if f.verdict and f.of == "mmd-delay - baseline, delay"}
         assert verdicts == {UNDECIDED}
-        assert "delay/mmd-delay-seed1 saves -" in assessed[claim].note
+        assert "delay/mmd-delay-seed1-lm0 saves -" in assessed[claim].note
     assert assessed["C3"].verdict == NOT_SUPPORTED  # by the undelayed loss, whose models are trained
 
 
@@ -179,31 +181,22 @@ def test_the_fall_is_far_and_local(helped: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_every_architecture_decides(helped: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The grouped codecs stand in for a second architecture without language models."""
-
-    def kind(_: Study, codec: str) -> claims.Kind:
-        return claims.Kind("second" if codec.startswith("grouped") else "first", claims.PAPER)
-
-    monkeypatch.setattr(claims, "kind", kind)
     root, whole = helped
     results = Results(root, json.dumps(whole))
     assessed = claims.assess(results)
-    assert assessed["C1"].verdict == assessed["C6"].verdict == SUPPORTED
-    assert "grouped-mmd - grouped" in {f.of for f in assessed["C1"].findings if f.verdict}
-    assert assessed["C7"].verdict == NOT_TESTED
-    # Six codecs of the second architecture are too few to correlate; the first has enough.
+    for claim in ("C1", "C6"):
+        assert {"seanet-mmd - seanet", "mmd - baseline"} <= {f.of for f in assessed[claim].findings if f.verdict}
+    # Six SEANet codecs are too few to correlate; the other architecture has enough.
     of_criterion = {f.of.split(",")[0]: bool(f.verdict) for f in assessed["C2"].findings if "training" not in f.measure}
-    assert of_criterion == {"first": True, "second": False}
-    less = results.at(0.95)
-    read = less.total
-    monkeypatch.setattr(
-        less,
-        "total",
-        lambda codec, *rest: _moved(
-            read(codec, *rest), 100.0 * (codec == "grouped-mmd" and rest[-1] == "mutual_information")
-        ),
-    )
-    assert claims.assess(less)["C1"].verdict == UNDECIDED  # the second goes against it, the first goes its way
+    assert of_criterion == {"stft": True, "seanet": False}
+    read = results.total
+
+    def worse(codec: str, seed: int, alignment: str, measure: str) -> Estimate:
+        raised = codec == "seanet-mmd" and measure == "mutual_information"
+        return _moved(read(codec, seed, alignment, measure), 100.0 * raised)
+
+    monkeypatch.setattr(results, "total", worse)
+    assert claims.assess(results)["C1"].verdict == UNDECIDED  # one architecture goes against it, the other its way
 
 
 def test_the_criterion_needs_codecs_of_several_weights(helped: tuple[Path, dict[str, Any]]) -> None:
@@ -212,7 +205,7 @@ def test_the_criterion_needs_codecs_of_several_weights(helped: tuple[Path, dict[
     del few["study"]["codecs"]["mmd-10"], few["study"]["codecs"]["mmd-100"]
     second = claims.assess(Results(root, json.dumps(few)))["C2"]
     assert second.verdict == f"{UNDECIDED}: 12 codecs would decide it"
-    assert second.rests_on == "9 codecs (3 settings)"
+    assert second.rests_on == "9 codecs (3 settings), 6 codecs (2 settings)"
 
 
 class Simulated:
@@ -299,7 +292,7 @@ def test_a_study_of_less_tests_less(helped: tuple[Path, dict[str, Any]]) -> None
     del less["study"]["codecs"]["mmd-delay"], less["study"]["language_models"]["flatten"]
     del less["study"]["codecs"]["grouped-mmd"]
     for pattern in ("delay", "parallel"):
-        less["study"]["language_models"][pattern] = {"codecs": ["baseline"], "seeds": [0]}
+        less["study"]["language_models"][pattern] = {"codecs": {"baseline": [0]}, "seeds": [0]}
     verdicts = _verdicts(root, less)
     assert verdicts["C1"] == SUPPORTED
     assert [verdicts[claim] for claim in ("C3", "C4", "C5", "C7", "C8")] == [NOT_TESTED] * 5
