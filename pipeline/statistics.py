@@ -152,7 +152,7 @@ def share_over_seeds(parts: list[Estimate], wholes: list[Estimate], confidence: 
 
 
 def half_width(seeds: int, spread: float, track_error: float, confidence: float) -> float:
-    """Half of the interval of `over_seeds`, from the spread over seeds, 0 of one, and the error that tracks give all."""
+    """Half of the interval of `over_seeds`, from the spread over seeds, 0 of one, and the error that tracks give."""
     of_seeds, of_tracks = spread**2 / seeds, track_error**2
     if not of_seeds + of_tracks:
         return 0.0

@@ -589,7 +589,7 @@ def _dependence(results: Results, pair: Pair, decides: bool) -> list[Finding]:
         *_over_seeds(results, "MI a third of a second apart or more (bits)", pair.name, far),
         *_over_seeds(results, f"local excess of MI, {where} (bits)", pair.name, local),
     ]
-    if seeds and statistics.over_seeds(list(near.values()), results.confidence).estimate.high < 0:
+    if seeds and sum(float(change.value) for change in near.values()) < 0:  # of no fall, there is no share
         shares = statistics.share_over_seeds(list(local.values()), list(near.values()), results.confidence)
         seed = "all" if len(seeds) > 1 else seeds[0]
         findings.append(_finding(LOCAL_SHARE, pair.name, seed, shares.estimate))
