@@ -152,12 +152,12 @@ def share_over_seeds(parts: list[Estimate], wholes: list[Estimate], confidence: 
 
 
 def half_width(seeds: int, spread: float, track_error: float, confidence: float) -> float:
-    """Half of the interval of `over_seeds`, from the spread over seeds and the error that tracks give all alike."""
+    """Half of the interval of `over_seeds`, from the spread over seeds, 0 of one, and the error that tracks give."""
     of_seeds, of_tracks = spread**2 / seeds, track_error**2
     if not of_seeds + of_tracks:
         return 0.0
     tail = (1 + confidence) / 2
-    t, z = stats.t.ppf(tail, seeds - 1), stats.norm.ppf(tail)
+    t, z = stats.t.ppf(tail, max(seeds - 1, 1)), stats.norm.ppf(tail)
     return float((t * of_seeds + z * of_tracks) / np.sqrt(of_seeds + of_tracks))
 
 
@@ -174,7 +174,7 @@ def power(effect: float, seeds: int, spread: float, track_error: float, confiden
     wanted = half_width(seeds, spread, track_error, confidence) / error
     found = min(effect / error, 1e3)  # the noncentral t is known no farther, and is 1 there
     share = of_seeds / (of_seeds + of_tracks)
-    if share**2 < (seeds - 1) / MANY_DEGREES:
+    if share**2 <= (seeds - 1) / MANY_DEGREES:
         return float(stats.norm.sf(wanted - found))
     return float(stats.nct.sf(wanted, (seeds - 1) / share**2, found))
 

@@ -350,9 +350,6 @@ def _model(root: Path, model: Model, helped: float) -> None:
     own_luck = 0.05 * np.random.default_rng([model.seed, len(model.name)]).normal()
     fad = 8 - 2 * joint - (1 - joint) * helped + own_luck
     _score(root, model.system, fad, 1 - 0.1 * helped + 0.1 * own_luck, model.seed + 10 * joint, own=fad - 2)
-    if not joint:
-        price = _distances(2 - 0.3 * helped + own_luck, model.seed)["kad"]["musicnn-mtt"]
-        files.write_json(root / place.CONDITIONAL.format(**model._asdict()), {"price": price})
     bits = 20 - 2 * joint - 0.5 * (1 - joint) * helped + _noise(0.05, model.seed)
     folder, steps_of_training = root / place.LM.format(**model._asdict()), np.array([10, 100, 1000])
     _clips(folder / "held_out.npz", bits_per_frame=bits, static_bits=np.full(CLIPS, 25.0))

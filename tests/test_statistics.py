@@ -126,6 +126,7 @@ def test_power_without_an_effect_is_one_tail_and_has_its_closed_forms() -> None:
     assert statistics.power(0, 3, 0.0, 2.0, 0.95) == pytest.approx(0.025)
     # Tracks alone: a normal. Seeds alone: the noncentral t of statsmodels' TTestPower, one-sided at 2.5 %.
     assert statistics.power(2.8016, 5, 0.0, 1.0, 0.95) == pytest.approx(0.8, abs=1e-4)
+    assert statistics.smallest_effect(1, 0.0, 1.0, 0.95) == pytest.approx(2.8016, abs=1e-3)
     assert statistics.power(1.0, 10, 1.0, 0.0, 0.95) == pytest.approx(0.8031, abs=1e-3)
 
 

@@ -16,7 +16,9 @@ against it if the whole interval lies on the other. A claim is
 - not tested, if the study lacks what its rule needs.
 
 If every difference truly lies at its margin, either verdict comes in at most (1 - c) / 2 of studies, 2.5 %, whatever m:
-"supported" needs all intervals on one side, and Bonferroni holds "not supported" to it.
+"supported" needs all intervals on one side, and Bonferroni holds "not supported" to it. In simulated studies of three
+seeds, and 1, 4 and 10 differences, "supported" came in 1.5, 0 and 0 %, "not supported" in 2.0, 1.3 and 1.5 %. A single
+seed's interval over tracks is a little short, and lets through up to 5 % either way.
 
 The deciding codecs are, of each architecture and quantizer, those with the loss that have language models, or all with
 the loss where none has; the others are reported beside them. C1 to C6 and C8 are about the paper's quantizer, the
@@ -42,7 +44,7 @@ import pandas as pd
 from pipeline import params, statistics
 from pipeline.report.results import ALIGNMENTS, ESTIMATORS, Results
 from pipeline.statistics import MOST_SEEDS, Estimate
-from pipeline.study import JOINT, Model, Run, Study
+from pipeline.study import JOINT, Kind, Model, Run, Study
 
 SUPPORTED = "supported"
 NOT_SUPPORTED = "not supported"
@@ -121,13 +123,6 @@ class Claim(NamedTuple):
     rests_on: str  # numbers of frames, clips, tracks and seeds
     findings: list[Finding]
     note: str = ""  # what readers should know beside the verdict
-
-
-class Kind(NamedTuple):
-    """What codecs are compared within."""
-
-    architecture: str
-    quantizer: str
 
 
 class Pair(NamedTuple):
@@ -230,29 +225,20 @@ def decided(results: Results, findings_of: Callable[[Results], list[Finding]]) -
     ]
 
 
-def kind(study: Study, codec: str) -> Kind:
-    """Architecture and quantizer of a codec."""
-    settings = study.codecs[codec]
-    return Kind(getattr(settings, "architecture", "seanet"), settings.quantizer)
-
-
 def kinds(study: Study, *, paper: bool = True) -> list[Kind]:
     """Kinds of the study's codecs that have the paper's quantizer, or those that have another."""
-    there = dict.fromkeys(kind(study, codec) for codec in study.codecs)
-    return [each for each in there if (each.quantizer == PAPER) == paper]
+    return [kind for kind in study.kinds if (kind.quantizer == PAPER) == paper]
 
 
-def pairs(study: Study, of: Kind) -> list[Pair]:
+def pairs(study: Study, kind: Kind) -> list[Pair]:
     """Each codec of a kind with the loss, paired with the first that is trained without it."""
-    names = [name for name in study.codecs if kind(study, name) == of]
-    without = [name for name in names if study.codecs[name].loss.weight == 0][:1]
-    return [Pair(name, theirs) for theirs in without for name in names if name in study.independent]
+    return [Pair(*pair) for pair in study.pairs(kind)]
 
 
-def deciding(study: Study, of: Kind) -> list[Pair]:
+def deciding(study: Study, kind: Kind) -> list[Pair]:
     """The pairs of a kind that decide: whose codec with the loss has language models; all of them where none has."""
-    modelled = [pair for pair in pairs(study, of) if pair.ours in study.modelled_codecs]
-    return modelled or pairs(study, of)
+    modelled = [pair for pair in pairs(study, kind) if pair.ours in study.modelled_codecs]
+    return modelled or pairs(study, kind)
 
 
 def aligned(loss: params.Independence) -> str:
@@ -264,8 +250,8 @@ def _factorised(study: Study) -> list[Comparison]:
     """Language models of either factorised pattern on the deciding pairs; the pattern aligned with the loss decides."""
     return [
         Comparison(pair, pattern, pattern == aligned(study.codecs[pair.ours].loss))
-        for of in kinds(study)
-        for pair in deciding(study, of)
+        for kind in kinds(study)
+        for pair in deciding(study, kind)
         for pattern in (DELAY, PARALLEL)
     ]
 
@@ -300,30 +286,30 @@ def c2(results: Results) -> Claim:
     independent of each other.
     """
     study, tracks = results.study, results.tracks
-    runs = {of: [run for run in study.runs if kind(study, run.codec) == of] for of in kinds(study)}
+    runs = {kind: [run for run in study.runs if study.kind(run.codec) == kind] for kind in kinds(study)}
     many = [
-        of
-        for of, codecs in runs.items()
+        kind
+        for kind, codecs in runs.items()
         if len(codecs) >= CODECS and len({study.codecs[run.codec].loss.weight for run in codecs}) >= WEIGHTS
     ]
 
     def findings_of(results: Results) -> list[Finding]:
         findings, alpha = [], (1 - results.confidence) / 2
-        for of, codecs in runs.items():
+        for kind, codecs in runs.items():
             for alignment, where in ALIGNMENTS.items():
                 mmd = np.array([results.codec(*run)["mmd"][alignment] for run in codecs])
                 bits = np.array([results.total(*run, alignment, "mutual_information").value for run in codecs])
                 found, against = statistics.rank_correlation(mmd, bits), statistics.rank_correlation(-mmd, bits)
                 verdict = SUPPORTED if found.p < alpha else NOT_SUPPORTED if against.p < alpha else UNDECIDED
-                if of not in many:
+                if kind not in many:
                     verdict = "" if many else UNDECIDED
                 basis = Basis("codecs", found.points, tracks, found.rho, results.confidence)
-                name = f"{of.architecture}, {found.points} codecs, p = {found.p:.3f}"
+                name = f"{kind.architecture}, {found.points} codecs, p = {found.p:.3f}"
                 measure = f"Spearman's rho of MMD and MI, {where}"
                 findings.append(Finding(measure, name, "all", found.rho, None, None, verdict, basis))
                 over = pd.concat([results.snapshots(*run, alignment) for run in codecs])
                 rho = statistics.rank_correlation(over["mmd"].to_numpy(), over["mutual_information"].to_numpy()).rho
-                name = f"{of.architecture}, {len(over)} snapshots of {len(codecs)} codecs"
+                name = f"{kind.architecture}, {len(over)} snapshots of {len(codecs)} codecs"
                 measure = f"Spearman's rho of MMD and MI over training, {where}"
                 findings.append(Finding(measure, name, "all", rho, None, None, ""))
         return findings
@@ -406,8 +392,8 @@ def c5(results: Results) -> Claim:
     """
     study = results.study
     compared = []
-    for of in kinds(study):
-        losses = {pair.ours: study.codecs[pair.ours].loss for pair in deciding(study, of)}
+    for kind in kinds(study):
+        losses = {pair.ours: study.codecs[pair.ours].loss for pair in deciding(study, kind)}
         for ours in (name for name, loss in losses.items() if loss.delay):
             undelayed = losses[ours].model_copy(update={"delay": False})
             compared += [
@@ -431,7 +417,7 @@ def c6(results: Results) -> Claim:
 
     Reported beside it, deciding nothing: FAD-MTT of the reconstructions.
     """
-    compared = [pair for of in kinds(results.study) for pair in deciding(results.study, of)]
+    compared = [pair for kind in kinds(results.study) for pair in deciding(results.study, kind)]
     return _claim(
         "Reconstruction does not pay for the loss",
         "SI-SDR and log-mel distance, with the loss minus without; "
@@ -450,7 +436,7 @@ def c7(results: Results) -> Claim:
     """
     others = kinds(results.study, paper=False)
     claim = _less_dependence(results, "The loss carries over to other multi-stream codecs", others)
-    compared = [pair for of in others for pair in pairs(results.study, of)]
+    compared = [pair for kind in others for pair in pairs(results.study, kind)]
     beside = [f._replace(verdict="", basis=None) for pair in compared for f in _reconstruction(results, pair)]
     return claim._replace(findings=claim.findings + beside)
 
@@ -559,10 +545,10 @@ def _over_seeds(
     return [finding._replace(basis=basis if verdict else None), *each]
 
 
-def _less_dependence(results: Results, says: str, of: Sequence[Kind]) -> Claim:
+def _less_dependence(results: Results, says: str, among: Sequence[Kind]) -> Claim:
     """The claim, decided by the rule of C1, that the loss reduces the dependence between codebooks."""
     study = results.study
-    compared = [(pair, pair in deciding(study, each)) for each in of for pair in pairs(study, each)]
+    compared = [(pair, pair in deciding(study, kind)) for kind in among for pair in pairs(study, kind)]
     findings = decided(
         results, lambda results: [f for pair, decides in compared for f in _dependence(results, pair, decides)]
     )
@@ -603,7 +589,7 @@ def _dependence(results: Results, pair: Pair, decides: bool) -> list[Finding]:
         *_over_seeds(results, "MI a third of a second apart or more (bits)", pair.name, far),
         *_over_seeds(results, f"local excess of MI, {where} (bits)", pair.name, local),
     ]
-    if seeds and statistics.over_seeds(list(near.values()), results.confidence).estimate.high < 0:
+    if seeds and sum(float(change.value) for change in near.values()) < 0:  # of no fall, there is no share
         shares = statistics.share_over_seeds(list(local.values()), list(near.values()), results.confidence)
         seed = "all" if len(seeds) > 1 else seeds[0]
         findings.append(_finding(LOCAL_SHARE, pair.name, seed, shares.estimate))
