@@ -68,14 +68,27 @@ def test_no_default_hides_outside_the_file() -> None:
             r"yaml: codec.independence.start is 0.05; it must not be under codec.stft.training.quantize_from \(0.07\)",
         ),
         ("study.codecs.mmd.architecture", "frames", r"mmd.architecture: 'frames' is not one of seanet, stft"),
-        ("codec.seanet.ratios", [4, 4, 5], r"codec.seanet has 80 samples a frame and codec.stft has 640: codecs of one"),
+        (
+            "codec.seanet.ratios",
+            [4, 4, 5],
+            r"codec.seanet has 80 samples a frame and codec.stft has 640: codecs of one",
+        ),
         ("codec.stft.window", 480, r"yaml: codec.stft: window \(480\) must be an even multiple of hop \(160\)"),
-        ("codec.stft.window", 2560, r"codec.stft: window \(2560\) reaches past a clip's ends by more than a frame of 640"),
+        ("codec.stft.hop", 5, r"codec.stft: window \(640\) must be an even multiple of hop \(5\), an even number too"),
+        (
+            "codec.stft.window",
+            2560,
+            r"codec.stft: window \(2560\) reaches past a clip's ends by more than a frame of 640",
+        ),
         ("codec.stft.complex_bins", 322, r"codec.stft: complex_bins is 322, and the window has 321 bins"),
         ("codec.stft.kernel_size", 8, r"codec.stft: kernel_size must be odd, not 8"),
         ("codec.stft.training.mel_windows_a_step", 6, r"stft.training: mel_windows_a_step is 6 of 5 mel_windows"),
         ("codec.stft.training.discriminator.windows_a_step", 3, r"discriminator: windows_a_step is 3 of 2 windows"),
-        ("codec.seanet.training.balancer", True, r"codec.seanet.training: the balancer weighs all losses from the start"),
+        (
+            "codec.seanet.training.balancer",
+            True,
+            r"codec.seanet.training: the balancer weighs all losses from the start",
+        ),
         (
             "codec.codebooks",
             3,
@@ -200,7 +213,9 @@ def test_what_an_architecture_needs_is_its_section_and_what_all_share() -> None:
         codec.of("frames")
     alone = copy.deepcopy(DEFAULTS)
     del alone["codec"]["seanet"]
-    with pytest.raises(params.ParamsError, match=r"study.codecs.seanet.architecture is seanet, and codec has no section"):
+    with pytest.raises(
+        params.ParamsError, match=r"study.codecs.seanet.architecture is seanet, and codec has no section"
+    ):
         check(alone)
     del alone["codec"]["stft"]
     with pytest.raises(params.ParamsError, match=r"codec: there is no section of an architecture: seanet, stft"):
