@@ -52,7 +52,7 @@ def test_tables_are_complete_and_the_same_twice(
     metrics = json.loads(written["metrics.json"])
     assert metrics["lm"]["delay"]["mmd"]["fad_mtt"] == pytest.approx(7, abs=0.2)
     scores = pd.read_csv(tmp_path / "a" / "scores.csv")
-    assert len(scores) == 1 + 5 + 8
+    assert len(scores) == 1 + 7 + 8
     assert (scores["FAD-MTT low"] <= scores["FAD-MTT"]).all()
     assert "FAD" not in {column.split(",")[0] for column in scores}  # never without the name of its model
     assert scores[["KAD-MTT", "FAD-CDPAM", "KAD-CDPAM", "FAD-CDPAM to FMA-Pop", "KL-MTT (nats)"]].notna().all(None)
@@ -100,7 +100,7 @@ def test_clips_that_are_not_paired_have_no_divergence(tmp_path: Path) -> None:
 
 def test_scores_stand_beside_the_published_ones_of_their_pattern(tmp_path: Path) -> None:
     whole = synthetic.parameters(seeds=(0,))
-    models = {"codecs": ["mmd"], "seeds": [0]}
+    models = {"codecs": {"mmd": [0]}, "seeds": [0]}
     whole["study"]["language_models"] = {"partial-delay": models, "valle": models}
     synthetic.write(tmp_path, whole)
     rows = {row["system"]: row for row in tables.scores(Results(tmp_path, json.dumps(whole)))}
