@@ -32,9 +32,9 @@ def parameters(seeds: tuple[int, ...] = (0, 1)) -> dict[str, Any]:
         "parallel": ("baseline", "mmd"),
         JOINT: ("baseline", "mmd", "mmd-delay"),
     }
-    for pattern, codecs in modelled.items():
-        each = [seeds[0]] if pattern == JOINT else list(seeds)
-        whole["study"]["language_models"][pattern] = {"codecs": dict.fromkeys(codecs, each), "seeds": [0]}
+    for name, codecs in modelled.items():
+        each = [seeds[0]] if name == JOINT else list(seeds)
+        whole["study"]["language_models"][name] = {"codecs": dict.fromkeys(codecs, each), "seeds": [0]}
     whole["dependence"]["bootstrap"] = whole["evaluation"]["bootstrap"] = BOOTSTRAP
     return whole
 

@@ -202,12 +202,12 @@ def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
     study = settled.copy(tmp_path / "study")
     names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "conditional", "text", "reconstruction"]
     codecs = dict.fromkeys(names, DEFAULTS["study"]["codecs"]["mmd"])
-    study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": names}}}})
+    study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": dict.fromkeys(names, [0])}}}})
     made = [output.path for output in study.outputs()]
     assert len(made) == len(set(made))
     for name in names:
         assert f"results/codec/{name}-seed0/model.safetensors" in made
-        assert f"results/evaluation/scores/generation/delay/{name}-seed1.json" in made
+        assert f"results/evaluation/scores/generation/delay/{name}-seed0-lm0.json" in made
 
 
 def _outs(stage: dict[str, Any]) -> list[str]:

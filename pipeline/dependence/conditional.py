@@ -74,10 +74,10 @@ class Head(nn.Module):
         self.gate = nn.Parameter(torch.zeros(rank, width))
         self.output = nn.Parameter(torch.randn(codebook_size, rank, generator=generator) * rank**-0.5)
 
-    def forward(self, hidden: Tensor, codes: Tensor) -> Tensor:
-        """What is added to the logits, `[N, C]`, of h `[N, width]` and the codes that are seen `[J, N]`."""
+    def forward(self, logits: Tensor, hidden: Tensor, codes: Tensor) -> Tensor:
+        """Corrected logits `[N, C]`, from the model's, h `[N, width]` and the codes that are seen `[J, N]`."""
         embedded = sum(F.embedding(each, table) for each, table in zip(codes, self.embedding, strict=True))
-        return F.linear(embedded * (1 + F.linear(hidden, self.gate)), self.output)
+        return torch.addmm(logits, embedded * (1 + F.linear(hidden, self.gate)), self.output.T)
 
 
 Heads = list[Head]  # of a view's predicted codebooks, in its order
@@ -185,7 +185,7 @@ def _nats(logits: Tensor, steps: Steps, rows: Tensor, heads: Heads, view: View) 
     hidden, codes, seen = steps.hidden[rows], steps.codes[:, rows], view.codes[:, rows]
     return torch.stack(
         [
-            F.cross_entropy(logits[:, k] + head(hidden, seen[others]), codes[k], reduction="none")
+            F.cross_entropy(head(logits[:, k], hidden, seen[others]), codes[k], reduction="none")
             for head, (k, others) in zip(heads, view.sees.items(), strict=True)
         ]
     )

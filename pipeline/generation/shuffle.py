@@ -71,7 +71,7 @@ def level_distance(ours: Tensor, theirs: Tensor, *, sample_rate: int) -> float:
 
 
 def main() -> None:
-    """Writes each kind's `audio.npy`, int16, and as `.npz` the `level_distance` of each clip's track to its own."""
+    """Writes each kind's `audio.npy`, int16, and `.npz`: the `level_distance` of each clip's track, by kind."""
     parser = job.parser("Shuffle a codec's codes of the clips that are scored within their tracks, and decode them.")
     parser.add_argument("--codec", type=Path, required=True, help="folder of the codec")
     parser.add_argument("--tokens", type=Path, required=True, help="folder of its tokens")

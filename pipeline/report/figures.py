@@ -378,7 +378,7 @@ def price(results: Results) -> Figure:
     ax.set_xlabel("truth (bits a step)")
     ax.set_ylabel("found (bits a step)")
     ax.set_title("Made processes")
-    entries = {"codes of another clip (truth 0)": ("#888888", "x"), "of another frame": ("#888888", "+")}
+    entries = {"codes of another clip (truth 0)": ("#888888", "x"), "codes of another frame": ("#888888", "+")}
     _legend(figure, entries)
     copied = [results.conditional(m)["controls"]["copied"] for m in results.study.factorised]
     share = min(each["value"] / each["truth"] for each in copied)

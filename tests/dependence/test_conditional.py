@@ -134,10 +134,11 @@ def test_a_head_computes_its_formula() -> None:
     for parameter in head.parameters():
         torch.nn.init.normal_(parameter, generator=generator)
     hidden, codes = torch.randn(4, 5, generator=generator), torch.randint(C, (2, 4), generator=generator)
-    found = head(hidden, codes)
+    logits = torch.randn(4, C, generator=generator)
+    found = head(logits, hidden, codes)
     for n in range(4):
         seen = head.embedding[0, codes[0, n]] + head.embedding[1, codes[1, n]]
-        torch.testing.assert_close(found[n], head.output @ (seen * (1 + head.gate @ hidden[n])))
+        torch.testing.assert_close(found[n], logits[n] + head.output @ (seen * (1 + head.gate @ hidden[n])))
 
 
 def test_controls_see_codes_of_elsewhere() -> None:

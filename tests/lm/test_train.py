@@ -284,6 +284,7 @@ def study(folder: Path) -> tuple[dict, pd.DataFrame]:
     settings["generation"] |= {"clips": 5, "batch_size": 2, "top_k": 3}
     settings["codec"] |= {"dimension": 4, "codebooks": K, "codebook_size": C}
     settings["codec"]["seanet"] |= {"filters": 2, "ratios": [4, 2]}
+    del settings["codec"]["stft"]
     splits = ["train"] * 8 + ["validation"] * 4 + ["test"] * 6
     manifest = pd.DataFrame(
         {
@@ -301,7 +302,8 @@ def study(folder: Path) -> tuple[dict, pd.DataFrame]:
     for name in ("train", "validation", "test"):
         np.save(folder / "tokens" / f"{name}.npy", codes[manifest["split"] == name].astype(np.uint16))
     torch.manual_seed(0)
-    configuration = codecs.configuration(params.Codec.model_validate(settings["codec"]), 16_000, "residual")
+    seanet = params.Codec.model_validate(settings["codec"]).of("seanet")
+    configuration = codecs.configuration(seanet, 16_000, "residual")
     codecs.save(codecs.Codec(configuration), folder / "codec-seed0")
     return settings, manifest
 
@@ -415,7 +417,7 @@ def test_a_model_of_another_codec_is_named(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     settings, _ = study(tmp_path)
     other = {**settings["codec"], "codebook_size": C + 1}
-    configuration = codecs.configuration(params.Codec.model_validate(other), 16_000, "residual")
+    configuration = codecs.configuration(params.Codec.model_validate(other).of("seanet"), 16_000, "residual")
     codecs.save(codecs.Codec(configuration), tmp_path / "other")
     common = {"manifest": "manifest.parquet", "text": "text"}
     training = {**common, "pattern": "delay", "codec": "codec", "seed": 0, "tokens": "tokens", "out": "lm"}
