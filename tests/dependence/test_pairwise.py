@@ -16,14 +16,9 @@ from pipeline.dependence import pairwise as dependence
 from pipeline.dependence.calibration import noisy_copy_information
 from pipeline.dependence.information import ESTIMATORS, shuffled
 
-SETTINGS = params.Dependence(
-    snapshot_clips=1,
-    far_lags=[0.5, 1.0],
-    shuffles=3,
-    bootstrap=100,
-    seed=0,
-    learned=params.Learned(hidden=8, steps=2, batch_size=8, learning_rate=1e-3),
-    calibration=params.Calibration(draws=2, copied=0.3, repeated=0.2, correlation=0.8),
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+SETTINGS = params.load(PARAMS).dependence.model_copy(
+    update={"shuffles": 3, "bootstrap": 100, "far_lags": [0.5, 1.0], "seed": 0}
 )
 BASELINE = "shuffled_baseline"
 
@@ -226,7 +221,7 @@ def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.M
     np.save(tokens / "test.npy", generator.integers(16, size=(6, 4, 100)).astype(np.uint16))
     split = ["train"] * 3 + ["test"] * 6
     pd.DataFrame({"track_id": [f"t{i // 2}" for i in range(9)], "split": split}).to_parquet(tmp_path / "m.parquet")
-    whole = params.load(Path("params.yaml")).model_dump(mode="json")
+    whole = params.load(PARAMS).model_dump(mode="json")
     whole["codec"]["codebook_size"] = 16
     whole["dependence"] |= {"bootstrap": 5, "far_lags": [1.0]}
     monkeypatch.chdir(tmp_path)
