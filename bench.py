@@ -128,7 +128,7 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message="At least one mel filterbank")  # of the rival's
     whole = params.checked(params.Params, yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
-    settings, rate = whole.codec, whole.corpus.sample_rate
+    settings, rate = whole.codec.of("seanet"), whole.corpus.sample_rate
     training = settings.training
     samples = round(training.segment_seconds * rate)
     waveform = 0.1 * torch.randn(training.batch_size, samples)
@@ -136,7 +136,7 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
     codec = codecs.Codec(
         codecs.configuration(
             settings.model_copy(
-                update={"seanet": settings.seanet.model_copy(update={"lstm_layers": 1}), "latent_norm": False}
+                update={"sizes": settings.sizes.model_copy(update={"lstm_layers": 1}), "latent_norm": False}
             ),
             rate,
             "residual",

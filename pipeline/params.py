@@ -21,6 +21,7 @@ SPLITS = ("train", "validation", "test")
 # and, as a prefix of its name, one that others made.
 REFERENCE, FLOOR, OUTSIDE = "reference", "floor", "outside/"
 MAIN = "musicnn-mtt"  # the embedder that is always asked: FAD-MTT, KAD-MTT, and the tags behind KL-MTT
+ADVERSARIAL = {"adversarial", "feature"}  # losses that a discriminator makes
 # Each kind of choice is a table, name -> code, which any module of its package may define: a new module with such a
 # table adds its names to the choice, and nothing else has to know of it.
 TABLES = {"SOURCES": "corpus", "QUANTIZERS": "codec", "ARCHITECTURES": "codec", "PATTERNS": "lm"}
@@ -78,6 +79,7 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(gt=0, lt=1, multiple_of=0.01)]
 
 
 def _without_repeats(values: list[Any]) -> list[Any]:
@@ -116,35 +118,40 @@ class Independence(_Section):
 class StudyCodec(_Section):
     """A codec of the study: what sets it apart, and the seeds with which it is trained."""
 
+    architecture: Architecture
     quantizer: Quantizer
     loss: Independence
     seeds: Seeds
 
 
 class LanguageModels(_Section):
-    """Which codecs, trained with which seeds, get a language model of one codebook pattern; none, if none is named."""
+    """Which codecs get language models of one codebook pattern, and the seeds of those; none, if none is named."""
 
-    codecs: Annotated[list[Name], Once]
-    seeds: Seeds
+    codecs: dict[Name, Seeds]  # and which of their seeds
+    seeds: Seeds  # of the language models themselves: one each for every codec and seed
 
 
 class Study(_Section):
     """What is compared with what."""
 
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
-    language_models: Annotated[dict[Pattern, LanguageModels], Field(min_length=1)]
+    language_models: dict[Pattern, LanguageModels]
+    shuffled: Annotated[list[Natural], Once]  # seeds for which codecs with language models have their codes shuffled
+    kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
 
     @model_validator(mode="after")
     def _names_what_exists(self) -> Self:
         for pattern, models in self.language_models.items():
             if unknown := set(models.codecs) - set(self.codecs):
                 raise ValueError(f"study.language_models.{pattern}.codecs names {sorted(unknown)}, not in study.codecs")
-            for codec in models.codecs:
-                if untrained := set(models.seeds) - set(self.codecs[codec].seeds):
+            for codec, seeds in models.codecs.items():
+                if untrained := set(seeds) - set(self.codecs[codec].seeds):
                     raise ValueError(
-                        f"study.language_models.{pattern}.seeds names {sorted(untrained)}, "
+                        f"study.language_models.{pattern}.codecs.{codec} names the seeds {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
                     )
+        if unused := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
+            raise ValueError(f"study.shuffled names the seeds {sorted(unused)}, which no codec of study.codecs has")
         return self
 
 
@@ -203,61 +210,87 @@ class Captions(_Section):
 
 
 class Discriminator(_Section):
-    """EnCodec's complex multi-scale STFT discriminator, which learns at the codec's own rate."""
+    """The network that tells real audio from the codec's, and its own optimiser's settings."""
 
+    kind: Literal["mel", "stft"]  # on log-mel spectrograms, a light one; or EnCodec's, on complex STFTs
     windows: Windows
+    windows_a_step: Count  # drawn from these
     filters: Count
+    mel_bins: Count  # at most, of kind mel
     slope: Fraction  # of its leaky ReLUs below 0
     relative_features: bool  # divide feature matching by the real features' mean magnitude
+    learning_rate: Positive  # constant
+    betas: tuple[Fraction, Fraction]
+
+    @model_validator(mode="after")
+    def _windows_are_there(self) -> Self:
+        if self.windows_a_step > len(self.windows):
+            raise ValueError(f"windows_a_step is {self.windows_a_step} of {len(self.windows)} windows")
+        return self
 
 
 class CodecTraining(_Section):
-    """One training run of the codec."""
+    """One training run of the codec; shares are of its steps."""
 
     steps: Count
     batch_size: Count  # segments
     segment_seconds: Positive
     learning_rate: Positive
     betas: tuple[Fraction, Fraction]
-    warmup_steps: Natural
-    quantize_from: Natural  # step from which the latent is quantized; the network trains unquantized until then
+    weight_decay: NonNegative  # of matrices
+    warmup: Fraction  # share over which the rate grows from 0
+    quantize_from: Fraction  # share from which the latent is quantized; the network trains unquantized until then
     weight_ema: Fraction  # decay of the weights' moving average, which is what gets saved
     l1_weight: NonNegative
     si_sdr_weight: NonNegative  # per dB
+    cosine_weight: NonNegative  # per dB
     mel_weight: NonNegative
     mel_windows: Windows
+    mel_windows_a_step: Count  # drawn from these
     mel_bins: Count
     adversarial_weight: NonNegative
     feature_weight: NonNegative
+    adversary_from: Fraction  # share from which these two weights grow from 0, over another share
+    adversary_ramp: Fraction
     discriminator: Discriminator  # built only where one of these two weights is above 0
     balancer: bool  # weights are shares in the gradient of the decoder's output; else they multiply the losses
     balancer_decay: Fraction  # of the moving averages of the gradients' norms
     commitment_weight: NonNegative
     gradient_clip: Positive
 
+    def step(self, share: float) -> int:
+        """The step at a share of the run."""
+        return round(share * self.steps)
+
     @property
     def output_weights(self) -> dict[str, float]:
         """Weights of the losses of the decoder's output, those above 0."""
-        losses = ("l1", "mel", "si_sdr", "adversarial", "feature")
+        losses = ("l1", "mel", "si_sdr", "cosine", "adversarial", "feature")
         return {name: weight for name in losses if (weight := getattr(self, f"{name}_weight")) > 0}
 
     @property
     def adversarial(self) -> bool:
         """Whether the codec has a discriminator to learn from."""
-        return not {"adversarial", "feature"}.isdisjoint(self.output_weights)
+        return not ADVERSARIAL.isdisjoint(self.output_weights)
 
     @model_validator(mode="after")
     def _output_is_trained(self) -> Self:
-        if not self.output_weights:
-            raise ValueError("every loss of the decoder's output has weight 0: set l1_weight, mel_weight or another")
+        if not set(self.output_weights) - ADVERSARIAL:
+            raise ValueError("no loss holds the decoder's output to its target: set mel_weight, l1_weight or another")
+        if self.mel_windows_a_step > len(self.mel_windows):
+            raise ValueError(f"mel_windows_a_step is {self.mel_windows_a_step} of {len(self.mel_windows)} mel_windows")
+        if self.balancer and self.adversarial and (self.adversary_from, self.adversary_ramp) != (0, 0):
+            raise ValueError(
+                "the balancer weighs all losses from the start: set adversary_from and adversary_ramp to 0"
+            )
         return self
 
 
 class IndependenceTraining(_Section):
     """When and on how much the independence loss is taken; what it weighs is `study.codecs`."""
 
-    start: Natural  # until this step all codecs of a seed share one run
-    ramp: Natural  # steps over which the weight grows from 0
+    start: Fraction  # of the steps, until which all codecs of an architecture, quantizer and seed share one run
+    ramp: Fraction  # of the steps, over which the weight grows from 0
     every: Count  # steps between losses, and batches per macro-batch
     checkpointed: bool  # encode each batch again in the backward pass: memory of one batch, but a second encoder pass
     unit: Literal["variance", "median"]  # of the bandwidths: 1, or the rows' median squared distance
@@ -285,13 +318,53 @@ class Seanet(_Section):
         return math.prod(self.ratios)
 
 
-class Codec(_Section):
-    """A network with a vector quantizer; each architecture has a section of its sizes, under its name."""
+class Stft(_Section):
+    """Sizes of the network between an STFT and its inverse."""
 
-    model_config = ConfigDict(extra="allow")
+    window: Count  # samples of the STFT
+    hop: Count  # samples between its frames
+    joined: Count  # of its frames in one of the latent
+    complex_bins: Count  # lowest bins whose real and imaginary part the encoder sees
+    fine_width: Count  # of the layers at the STFT's rate
+    fine_blocks: Count
+    width: Count  # of the layers at the latent's rate
+    blocks: Count
+    kernel_size: Count  # frames that a block's convolution sees
+    expansion: Count  # of the width, inside a block
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a frame."""
+        return self.hop * self.joined
+
+    @property
+    def bins(self) -> int:
+        """Of the STFT."""
+        return self.window // 2 + 1
+
+    @model_validator(mode="after")
+    def _frames_cover_the_waveform(self) -> Self:
+        if self.window % (2 * self.hop) or self.window == self.hop:
+            raise ValueError(f"window ({self.window}) must be an even multiple of hop ({self.hop})")
+        if (self.window - self.hop) // 2 >= self.hop_length:
+            raise ValueError(
+                f"window ({self.window}) reaches past a clip's ends by more than a frame of {self.hop_length}"
+            )
+        if self.complex_bins > self.bins:
+            raise ValueError(f"complex_bins is {self.complex_bins}, and the window has {self.bins} bins")
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
+        return self
+
+
+SIZES: dict[str, type[BaseModel]] = {"seanet": Seanet, "stft": Stft}  # of our own architectures, known without torch
+
+
+class CodecSettings(_Section):
+    """A network of one architecture with a vector quantizer, and how it is trained."""
 
     architecture: Architecture
-    seanet: Seanet
+    sizes: Any
     dimension: Count  # of the latent
     latent_norm: bool  # scale each frame of the latent to mean square 1
     codebooks: Count
@@ -303,28 +376,68 @@ class Codec(_Section):
     independence: IndependenceTraining
 
     @property
-    def sizes(self) -> Any:
-        """The section of the chosen architecture."""
-        if self.architecture in type(self).model_fields:
-            return getattr(self, self.architecture)
-        sizes = (self.model_extra or {}).get(self.architecture, {})
-        return choice("ARCHITECTURES", self.architecture).Sizes.model_validate(sizes)
+    def loss_from(self) -> int:
+        """The step from which the independence loss is on."""
+        return self.training.step(self.independence.start)
+
+
+class Codec(_Section):
+    """What all codecs share, and a section for each architecture: its sizes, and how such a codec is trained."""
+
+    model_config = ConfigDict(extra="allow")
+
+    dimension: Count  # of the latent
+    latent_norm: bool  # scale each frame of the latent to mean square 1
+    codebooks: Count
+    codebook_size: Count
+    codebook_decay: Fraction
+    kmeans_iterations: Count
+    dead_code_threshold: NonNegative
+    independence: IndependenceTraining
+
+    @property
+    def architectures(self) -> list[str]:
+        """Those that have a section."""
+        return list(self.model_extra or {})
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a frame, of every architecture."""
+        return int(self.of(self.architectures[0]).sizes.hop_length)
+
+    def of(self, architecture: str) -> CodecSettings:
+        """The codec of one architecture; ValueError where it has no section."""
+        section = (self.model_extra or {}).get(architecture)
+        if not isinstance(section, dict):
+            raise ValueError(f"codec.{architecture} must hold the sizes and training of that architecture")
+        rest = {name: value for name, value in section.items() if name != "training"}
+        sizes = SIZES.get(architecture) or choice("ARCHITECTURES", architecture).Sizes
+        shared = {name: getattr(self, name) for name in type(self).model_fields}
+        return CodecSettings(
+            architecture=architecture,
+            sizes=_part(sizes, rest, "codec", architecture),
+            training=_part(CodecTraining, section.get("training"), "codec", architecture, "training"),
+            **shared,
+        )
 
     @model_validator(mode="after")
-    def _sections_are_architectures(self) -> Self:
-        if unknown := sorted(set(self.model_extra or {}) - set(choices("ARCHITECTURES"))):
-            raise ValueError(f"there is no key '{unknown[0]}' here, and no codec architecture of that name")
-        _ = self.sizes  # of an architecture without a field above, checked only now
-        return self
-
-    @model_validator(mode="after")
-    def _trunk_is_inside_the_run(self) -> Self:
-        training, start = self.training, self.independence.start
-        if not training.quantize_from <= start <= training.steps:
-            raise ValueError(
-                f"codec.independence.start is {start}; it must lie between codec.training.quantize_from "
-                f"({training.quantize_from}) and codec.training.steps ({training.steps})"
-            )
+    def _architectures_are_complete(self) -> Self:
+        if not self.architectures:
+            raise ValueError(f"there is no section of an architecture: {', '.join(choices('ARCHITECTURES'))}")
+        for name in self.architectures:
+            if name not in choices("ARCHITECTURES"):
+                raise ValueError(f"there is no key '{name}' here, and no codec architecture of that name")
+            training, start = self.of(name).training, self.independence.start
+            if training.quantize_from > start:
+                raise ValueError(
+                    f"codec.independence.start is {start}; it must not be under codec.{name}.training.quantize_from "
+                    f"({training.quantize_from})"
+                )
+            if (hop := self.of(name).sizes.hop_length) != self.hop_length:
+                raise ValueError(
+                    f"codec.{name} has {hop} samples a frame and codec.{self.architectures[0]} has {self.hop_length}: "
+                    "codecs of one study share a frame rate"
+                )
         return self
 
 
@@ -373,6 +486,7 @@ class Dependence(_Section):
     shuffles: Count  # permutations behind the shuffled baseline
     bootstrap: Count  # resamples of tracks behind an interval
     snapshot_clips: Count  # on which a codec's snapshots are measured
+    far_lags: Annotated[list[Positive], Field(min_length=1), Once]  # s, at which codebooks share the piece alone
     seed: Natural
     learned: Learned
     conditional: Conditional
@@ -395,16 +509,26 @@ class LanguageModel(_Section):
     feedforward: Count
     dropout: Fraction
     steps: Count
-    batch_size: Count  # clips
+    batch_size: Count  # clips, or crops of as many clips
+    crop_seconds: NonNegative  # of each clip, at a random offset; 0 or more than it has: the whole clip
     micro_batch_size: Count  # clips at once, in each of the passes over which a step's gradient is summed
     precision: Literal["float32", "bfloat16"]  # of training's matrix products
-    learning_rate: Positive
-    betas: tuple[Fraction, Fraction]
-    weight_decay: NonNegative
+    optimizer: Literal["muon", "adamw"]  # of the layers' matrices; AdamW has the rest
+    learning_rate: Positive  # of the layers' matrices
+    embedding_learning_rate: Positive
+    other_learning_rate: Positive  # of heads, norms and the projection of the text
+    betas: tuple[Fraction, Fraction]  # of AdamW
+    weight_decay: NonNegative  # of matrices
     warmup_steps: Natural
     gradient_clip: Positive
     text_dropout: Fraction  # share of captions replaced by the null text, for guidance
     weight_ema: Fraction
+    snapshots: Annotated[list[Percent], Once]  # shares of the steps after which the averaged weights are kept as well
+
+    @property
+    def snapshot_percents(self) -> list[int]:
+        """The snapshots by the names of their folders, whole per cents."""
+        return [round(100 * share) for share in self.snapshots]
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -460,6 +584,10 @@ class Confidence(RootModel[Fraction]):
     """Level of an interval."""
 
 
+class Shares(RootModel[Annotated[list[Percent], Once]]):
+    """Shares of the language models' training after which they are kept as well."""
+
+
 class Report(_Section):
     """Tables and figures."""
 
@@ -494,14 +622,24 @@ class Params(_Section):
     runtime: Runtime
 
     @model_validator(mode="after")
+    def _architectures_have_sections(self) -> Self:
+        for name, codec in self.study.codecs.items():
+            if codec.architecture not in self.codec.architectures:
+                raise ValueError(
+                    f"study.codecs.{name}.architecture is {codec.architecture}, and codec has no section of that name"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _windows_fit_a_segment(self) -> Self:
-        training = self.codec.training
-        samples = round(training.segment_seconds * self.corpus.sample_rate)
-        if (longest := max(training.mel_windows)) > samples:
-            raise ValueError(
-                f"codec.training.mel_windows has {longest} samples, and codec.training.segment_seconds gives "
-                f"{samples}: take shorter windows or longer segments"
-            )
+        for name in self.codec.architectures:
+            training = self.codec.of(name).training
+            samples = round(training.segment_seconds * self.corpus.sample_rate)
+            if (longest := max(training.mel_windows)) > samples:
+                raise ValueError(
+                    f"codec.{name}.training.mel_windows has {longest} samples, and segment_seconds gives {samples}: "
+                    "take shorter windows or longer segments"
+                )
         return self
 
     @model_validator(mode="after")
@@ -512,6 +650,12 @@ class Params(_Section):
                 f"codec.dimension ({self.codec.dimension}) must be a multiple of codec.codebooks "
                 f"({self.codec.codebooks}) where study.codecs.{grouped[0]}.quantizer is grouped"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fewer_codebooks_are_kept(self) -> Self:
+        if (most := max(self.study.kept, default=0)) >= self.codec.codebooks:
+            raise ValueError(f"study.kept has {most}: keep fewer than the {self.codec.codebooks} of codec.codebooks")
         return self
 
 
@@ -527,15 +671,25 @@ def checked(model: type[S], data: Any, origin: str) -> S:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{_key(fault['loc'])}{fault['msg'].removeprefix('Value error, ')}" for fault in error.errors()
-        )
-        raise ParamsError(f"{origin}: {faults}") from None
+        raise ParamsError(f"{origin}: {_faults(error)}") from None
 
 
-def _key(place: tuple[int | str, ...]) -> str:
-    """The key that a fault is of, as params.yaml spells it; empty for one of the whole."""
-    return "".join(f"{part}." for part in place if part != "[key]").rstrip(".") + ": " * bool(place)
+def _part(model: type[S], data: Any, *place: str) -> S:
+    """What stands at `place` of the parameters as `model`, for a validator of what holds it."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(_faults(error, *place)) from None
+
+
+def _faults(error: ValidationError, *place: str) -> str:
+    """One sentence a fault; its key as params.yaml spells it, unless the sentence begins with one below that."""
+    sentences = []
+    for fault in error.errors():
+        key = ".".join(str(part) for part in (*place, *fault["loc"]) if part != "[key]")
+        message = fault["msg"].removeprefix("Value error, ")
+        sentences.append(f"{key}: {message}" if key and not message.startswith(f"{key}.") else message)
+    return "; ".join(sentences)
 
 
 def section(argument: str, name: str, model: type[S]) -> S:
@@ -552,6 +706,13 @@ def confidence(argument: str) -> float:
     return section(argument, "confidence", Confidence).root
 
 
+def snapshot_percents(argument: str) -> list[int]:
+    """Per cents of `lm.snapshots`, which rules of other phases hand over alone."""
+    if not holds(argument, "snapshots"):
+        return section(argument, "lm", LanguageModel).snapshot_percents
+    return [round(100 * share) for share in section(argument, "snapshots", Shares).root]
+
+
 def holds(argument: str, name: str) -> bool:
     """Whether parameters given as `section` takes them have section `name`."""
     data = _read(argument)
@@ -563,11 +724,22 @@ def _read(argument: str) -> Any:
 
 
 def leave_out(config: dict[str, Any]) -> None:
-    """Takes the codecs that a preset names null from `config`; what is not a study stays for `checked` to name."""
-    match config.get("study"):
-        case {"codecs": dict() as codecs}:
-            for name in [name for name, codec in codecs.items() if codec is None]:
-                del codecs[name]
+    """Takes what a preset names null from `config`: codecs and their language models, patterns, architectures.
+
+    Other faults are left to `checked`.
+    """
+    study = _mapping(config.get("study"))
+    codecs, patterns = _mapping(study.get("codecs")), _mapping(study.get("language_models"))
+    modelled = [_mapping(_mapping(models).get("codecs")) for models in patterns.values()]
+    for of_pattern in modelled:
+        of_pattern.update({name: None for name in of_pattern if name in codecs and codecs[name] is None})
+    for named in (*modelled, codecs, patterns, _mapping(config.get("codec"))):
+        for name in [name for name, value in named.items() if value is None]:
+            del named[name]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def load(path: Path) -> Params:

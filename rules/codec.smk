@@ -1,4 +1,4 @@
-"""Codec: one trunk a quantizer and seed, from which codecs branch; how well each reconstructs; every clip's tokens."""
+"""Codec: one trunk an architecture, quantizer and seed, from which codecs branch; how well each reconstructs; every clip's tokens."""
 
 
 rule trunk:
@@ -10,9 +10,9 @@ rule trunk:
         description=f"{study.TRUNK}/state.json",
         history=f"{study.TRUNK}/history.csv",
     log:
-        "logs/codec/trunk/{quantizer}-seed{seed}.log",
+        "logs/codec/trunk/{architecture}-{quantizer}-seed{seed}.log",
     benchmark:
-        "benchmarks/codec/trunk/{quantizer}-seed{seed}.tsv"
+        "benchmarks/codec/trunk/{architecture}-{quantizer}-seed{seed}.tsv"
     # The longest chain of jobs begins here: left to the end, it would keep one core busy alone. Priorities fall along it.
     priority: 100
     conda:
@@ -22,13 +22,13 @@ rule trunk:
         mem_mb=3000,
         runtime=120,
     params:
-        settings=settings("codec", "corpus"),
+        settings=codec_settings("corpus"),
         code=code("pipeline.codec.train", "ARCHITECTURES", "QUANTIZERS"),
         out=at(study.TRUNK),
         corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.codec.train trunk --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --quantizer {wildcards.quantizer} --seed {wildcards.seed} --corpus {params.corpus}"
+        " --architecture {wildcards.architecture} --quantizer {wildcards.quantizer} --seed {wildcards.seed} --corpus {params.corpus}"
         " --out {params.out} > {log} 2>&1"
 
 
@@ -58,15 +58,15 @@ rule codec_branch:
         mem_mb=3000,
         runtime=120,
     params:
-        settings=settings("codec", "corpus", loss="study.codecs.{codec}.loss"),
+        settings=codec_settings("corpus", loss="study.codecs.{codec}.loss"),
         code=code("pipeline.codec.train", "ARCHITECTURES", "QUANTIZERS"),
-        quantizer=lambda wildcards: STUDY.codecs[wildcards.codec].quantizer,
+        kind=lambda wildcards: STUDY.kind(wildcards.codec),
         trunk=lambda wildcards, input: Path(input.trunk[0]).parent,
         out=at(study.CODEC),
         corpus=at(study.CORPUS),
     shell:
         "python -m pipeline.codec.train branch --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --quantizer {params.quantizer} --name {wildcards.codec} --seed {wildcards.seed}"
+        " --architecture {params.kind.architecture} --quantizer {params.kind.quantizer} --name {wildcards.codec} --seed {wildcards.seed}"
         " --corpus {params.corpus} --trunk {params.trunk} --out {params.out} > {log} 2>&1"
 
 
@@ -88,7 +88,7 @@ rule reconstruction:
         mem_mb=2000,
         runtime=60,
     params:
-        settings=settings("codec", "corpus"),
+        settings=codec_settings("corpus"),
         code=code("pipeline.codec.reconstruction", "ARCHITECTURES", "QUANTIZERS"),
         codec=at(study.CODEC),
         corpus=at(study.CORPUS),

@@ -22,7 +22,9 @@ try:
     PARAMS = parameters.checked(parameters.Params, config, "parameters")
 except parameters.ParamsError as error:
     raise WorkflowError(str(error)) from None
-STUDY = study.Study(PARAMS.study, PARAMS.evaluation.systems)
+STUDY = study.Study(
+    PARAMS.study, PARAMS.evaluation.systems, PARAMS.lm.snapshot_percents
+)
 
 # What jobs find in their environment decides where and how they run, never whether a result is up to date.
 ENVIRONMENT = {
@@ -62,11 +64,15 @@ def any_of(names) -> str:
 
 wildcard_constraints:
     codec=any_of(STUDY.codecs),
+    architecture=any_of(parameters.choices("ARCHITECTURES")),
     quantizer=any_of(parameters.choices("QUANTIZERS")),
     seed=r"\d+",
+    lm=r"\d+",
     split=any_of(SPLITS),
     pattern=any_of(STUDY.patterns),
     system=any_of(STUDY.systems),
+    percent=any_of(map(str, STUDY.percents)),
+    kept=any_of(map(str, STUDY.settings.kept)),
 
 
 def every(parts, *templates: str, **wildcards) -> list[str]:
@@ -115,6 +121,25 @@ def settings(*keys: str, **named: str) -> Callable[..., str]:
     return text
 
 
+def codec_settings(*keys: str, **named: str) -> Callable[..., str]:
+    """As `settings`, and of the section `codec` what concerns the job's architecture alone."""
+
+    def text(wildcards) -> str:
+        others = set(PARAMS.codec.architectures) - set(
+            CHOSEN["ARCHITECTURES"](wildcards)
+        )
+        codec = {
+            key: value for key, value in config["codec"].items() if key not in others
+        }
+        return json.dumps(
+            {**json.loads(settings(*keys, **named)(wildcards)), "codec": codec},
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+
+    return text
+
+
 def _lookup(key: str):
     value = config
     for name in key.split("."):
@@ -125,7 +150,9 @@ def _lookup(key: str):
 # Which entry of each table of choices a job uses, given its wildcards.
 CHOSEN = {
     "SOURCES": lambda job: [PARAMS.corpus.source],
-    "ARCHITECTURES": lambda job: [PARAMS.codec.architecture],
+    "ARCHITECTURES": lambda job: [
+        job.get("architecture") or STUDY.codecs[job["codec"]].architecture
+    ],
     "QUANTIZERS": lambda job: [
         job.get("quantizer") or STUDY.codecs[job["codec"]].quantizer
     ],

@@ -16,7 +16,7 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", confidence="report.confidence"),
+        settings=codec_settings("corpus", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.pairwise"),
         tokens=at(study.TOKENS),
     shell:
@@ -41,7 +41,7 @@ rule bound_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", confidence="report.confidence"),
+        settings=codec_settings("dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.learned"),
         tokens=at(study.TOKENS),
     shell:
@@ -82,9 +82,9 @@ rule measure_price:
     output:
         study.CONDITIONAL,
     log:
-        "logs/dependence/conditional/{pattern}/{codec}-seed{seed}.log",
+        "logs/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.log",
     benchmark:
-        "benchmarks/dependence/conditional/{pattern}/{codec}-seed{seed}.tsv"
+        "benchmarks/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
     conda:
         environment
     threads: 1
@@ -145,7 +145,7 @@ rule measure_snapshots:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence"),
+        settings=codec_settings("dependence"),
         code=code("pipeline.dependence.snapshots", "ARCHITECTURES", "QUANTIZERS"),
         codec=at(study.CODEC),
         corpus=at(study.CORPUS),

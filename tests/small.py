@@ -18,33 +18,57 @@ TRAINING: dict[str, Any] = {
     "segment_seconds": 0.32,
     "learning_rate": 1e-3,
     "betas": [0.5, 0.9],
-    "warmup_steps": 2,
-    "quantize_from": 3,
+    "weight_decay": 0.0,
+    "warmup": 1 / 6,
+    "quantize_from": 0.25,
     "weight_ema": 0.9,
     "l1_weight": 1.0,
     "si_sdr_weight": 0.1,
+    "cosine_weight": 0.0,
     "mel_weight": 1.0,
     "mel_windows": [32, 64],
+    "mel_windows_a_step": 2,
     "mel_bins": 8,
     "adversarial_weight": 0.0,
     "feature_weight": 0.0,
-    "discriminator": {"windows": [64, 32], "filters": 2, "slope": 0.2, "relative_features": True},
+    "adversary_from": 0.0,
+    "adversary_ramp": 0.0,
+    "discriminator": {
+        "kind": "stft",
+        "windows": [64, 32],
+        "windows_a_step": 2,
+        "filters": 2,
+        "mel_bins": 8,
+        "slope": 0.2,
+        "relative_features": True,
+        "learning_rate": 1e-3,
+        "betas": [0.5, 0.9],
+    },
     "balancer": False,
     "balancer_decay": 0.9,
     "commitment_weight": 0.25,
     "gradient_clip": 10.0,
 }
+QUANTIZED_FROM = 3  # of these steps
 INDEPENDENCE: dict[str, Any] = {
-    "start": 6,
-    "ramp": 3,
+    "start": 0.5,
+    "ramp": 0.25,
     "every": 2,
     "checkpointed": False,
     "unit": "variance",
     "bandwidths": [0.1, 1, 5],
     "snapshots": 2,
 }
-CODEC: dict[str, Any] = {
-    "architecture": "seanet",
+SHARED: dict[str, Any] = {
+    "dimension": 4,
+    "latent_norm": True,
+    "codebooks": K,
+    "codebook_size": C,
+    "codebook_decay": 0.9,
+    "kmeans_iterations": 5,
+    "dead_code_threshold": 0.2,
+}
+SIZES: dict[str, dict[str, Any]] = {
     "seanet": {
         "filters": 2,
         "ratios": [4, 2, 2],
@@ -57,15 +81,18 @@ CODEC: dict[str, Any] = {
         "causal": False,
         "pad_mode": "reflect",
     },
-    "dimension": 4,
-    "latent_norm": True,
-    "codebooks": K,
-    "codebook_size": C,
-    "codebook_decay": 0.9,
-    "kmeans_iterations": 5,
-    "dead_code_threshold": 0.2,
-    "training": TRAINING,
-    "independence": INDEPENDENCE,
+    "stft": {
+        "window": 16,
+        "hop": 4,
+        "joined": 4,
+        "complex_bins": 5,
+        "fine_width": 8,
+        "fine_blocks": 1,
+        "width": 8,
+        "blocks": 1,
+        "kernel_size": 3,
+        "expansion": 2,
+    },
 }
 CORPUS: dict[str, Any] = {
     "source": "scores",
@@ -90,17 +117,28 @@ GENERATION = {
 }
 
 
-def changed(**changes: Any) -> dict[str, Any]:
-    """The small codec's section of the parameters, some changed, SEANet's sizes among them."""
-    sizes = {name: value for name, value in changes.items() if name in CODEC["seanet"]}
-    rest = {name: value for name, value in changes.items() if name not in sizes}
-    return CODEC | {"seanet": CODEC["seanet"] | sizes} | rest
+def codec(
+    architecture: str = "seanet",
+    *,
+    training: dict[str, Any] | None = None,
+    independence: dict[str, Any] | None = None,
+    sizes: dict[str, Any] | None = None,
+    **shared: Any,
+) -> dict[str, Any]:
+    """The section `codec` of the parameters, with one small architecture, some of it changed."""
+    section = SIZES[architecture] | (sizes or {}) | {"training": TRAINING | (training or {})}
+    return SHARED | shared | {"independence": INDEPENDENCE | (independence or {}), architecture: section}
 
 
-def settings(training: dict[str, Any] | None = None, **independence: Any) -> params.Codec:
+CODEC = codec()
+
+
+def settings(
+    training: dict[str, Any] | None = None, architecture: str = "seanet", **independence: Any
+) -> params.CodecSettings:
     """The small codec's parameters, some changed."""
-    whole = {"training": TRAINING | (training or {}), "independence": INDEPENDENCE | independence}
-    return params.Codec.model_validate(CODEC | whole)
+    section = codec(architecture, training=training, independence=independence)
+    return params.Codec.model_validate(section).of(architecture)
 
 
 def music(clips: int = 10) -> np.ndarray:

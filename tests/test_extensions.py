@@ -16,13 +16,13 @@ TABLES = {path.parent.name + "/" + path.name for path in EXTENSIONS.glob("*/*.py
 LOSS = {"delay": False, "stream": "quantized", "estimator": "closed_form"}
 CHANGES: dict[str, Any] = {
     "corpus": {"source": "tones"},
-    "codec": {"architecture": "frames", "frames": {"hop_length": 640, "width": 16}},
+    "codec": {"frames": {"hop_length": 640, "width": 16}},  # and the training of `stft`
     "study": {
         "codecs": {
-            "plain": {"quantizer": "halves", "seeds": [0], "loss": {"weight": 0, **LOSS}},
-            "with": {"quantizer": "halves", "seeds": [0], "loss": {"weight": 10, **LOSS}},
+            "plain": {"architecture": "frames", "quantizer": "halves", "seeds": [0], "loss": {"weight": 0, **LOSS}},
+            "with": {"architecture": "frames", "quantizer": "halves", "seeds": [0], "loss": {"weight": 10, **LOSS}},
         },
-        "language_models": {"pairs": {"codecs": ["plain"], "seeds": [0]}},
+        "language_models": {"pairs": {"codecs": {"plain": [0]}, "seeds": [0]}},
     },
     "generation": {"decoding": "likeliest"},
     "evaluation": {"embedders": {"levels": 8, "cdpam": 0}, "seconds": 4.5},
@@ -34,11 +34,12 @@ CHANGES: dict[str, Any] = {
 def test_a_study_runs_with_one_new_entry_of_each_kind(tmp_path: Path) -> None:
     study = Study.new(tmp_path / "a study")
     study.configure(yaml.safe_load((ROOT / "presets" / "smoke.yaml").read_text()))
-    for codec in ("baseline", "mmd", "mmd-delay", "grouped", "grouped-mmd"):
-        study.configure({"study": {"codecs": {codec: None}}})
+    config = yaml.safe_load((study.folder / "params.yaml").read_text())
+    study.configure({"study": {"codecs": dict.fromkeys(config["study"]["codecs"])}})
     study.configure({"runtime": {"downloads": str(ROOT / ".cache" / "downloads")}})
-    study.configure({"study": {"language_models": {name: {"codecs": []} for name in ("delay", "flatten", "parallel")}}})
+    study.configure({"study": {"language_models": dict.fromkeys(("delay", "flatten", "parallel"))}})
     study.configure(CHANGES)
+    study.configure({"codec": {"frames": {"training": config["codec"]["stft"]["training"]}}})
     said = study.run("snakemake", "--dry-run", fails=True)
     assert "corpus.source: 'tones' is not one of" in said
     shutil.copytree(EXTENSIONS, study.folder / "pipeline", dirs_exist_ok=True)
@@ -77,7 +78,7 @@ def test_imports_run_one_way() -> None:
         "codec": set(),
         "lm": set(),
         "dependence": {"codec", "lm"},
-        "generation": {"codec", "lm"},
+        "generation": {"codec", "dependence", "lm"},
         "evaluation": {"pretrained", "corpus"},
         "exchange": {"codec", "lm"},
         "report": set(),

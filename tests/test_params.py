@@ -47,9 +47,10 @@ def test_the_repositorys_parameters_fit() -> None:
 
 
 def test_no_default_hides_outside_the_file() -> None:
-    for model in models(params.Params):
+    sections = models(params.Params).union(*map(models, [params.CodecTraining, *params.SIZES.values()]))
+    for model in sections:
         assert all(field.is_required() for field in model.model_fields.values()), model
-    assert params.Independence in models(params.Params)
+    assert {params.Independence, params.Discriminator, params.Stft} <= sections
 
 
 @pytest.mark.parametrize(
@@ -57,27 +58,55 @@ def test_no_default_hides_outside_the_file() -> None:
     [
         (
             "study.language_models.delay.codecs",
-            ["baseline", "mdm"],
+            {"baseline": [0], "mdm": [0]},
             r"delay.codecs names \['mdm'\], not in study.codecs",
         ),
-        ("study.language_models.flatten.seeds", [0, 7], r"flatten.seeds names \[7\], not in study.codecs.\w+.seeds"),
-        ("codec.independence.start", 0, r"independence.start is 0; it must lie between codec.training.quantize_from"),
-        ("codec.independence.start", 10**9, r"and codec.training.steps"),
+        (
+            "study.language_models.flatten.codecs.baseline",
+            [0, 7],
+            r"flatten.codecs.baseline names the seeds \[7\], not in study.codecs.baseline.seeds",
+        ),
+        (
+            "codec.independence.start",
+            0.05,
+            r"yaml: codec.independence.start is 0.05; it must not be under codec.stft.training.quantize_from \(0.07\)",
+        ),
+        ("study.codecs.mmd.architecture", "frames", r"mmd.architecture: 'frames' is not one of seanet, stft"),
+        (
+            "codec.seanet.ratios",
+            [4, 4, 5],
+            r"codec.seanet has 80 samples a frame and codec.stft has 640: codecs of one",
+        ),
+        ("codec.stft.window", 480, r"yaml: codec.stft: window \(480\) must be an even multiple of hop \(160\)"),
+        (
+            "codec.stft.window",
+            2560,
+            r"codec.stft: window \(2560\) reaches past a clip's ends by more than a frame of 640",
+        ),
+        ("codec.stft.complex_bins", 322, r"codec.stft: complex_bins is 322, and the window has 321 bins"),
+        ("codec.stft.kernel_size", 8, r"codec.stft: kernel_size must be odd, not 8"),
+        ("codec.stft.training.mel_windows_a_step", 6, r"stft.training: mel_windows_a_step is 6 of 5 mel_windows"),
+        ("codec.stft.training.discriminator.windows_a_step", 3, r"discriminator: windows_a_step is 3 of 2 windows"),
+        (
+            "codec.seanet.training.balancer",
+            True,
+            r"codec.seanet.training: the balancer weighs all losses from the start",
+        ),
         (
             "codec.codebooks",
             3,
             r"codec.dimension \(64\) must be a multiple of codec.codebooks \(3\) where study.codecs.grouped\.",
         ),
         (
-            "codec.training",
-            DEFAULTS["codec"]["training"] | {"l1_weight": 0, "mel_weight": 0, "si_sdr_weight": 0},
-            r"codec.training: .*every loss of the decoder's output has weight 0",
+            "codec.stft.training",
+            DEFAULTS["codec"]["stft"]["training"] | {"cosine_weight": 0, "mel_weight": 0},
+            r"codec.stft.training: no loss holds the decoder's output to its target",
         ),
         ("lm.heads", 7, r"must be a multiple of lm.heads \(7\)"),
         (
-            "codec.training.segment_seconds",
+            "codec.seanet.training.segment_seconds",
             0.05,
-            "codec.training.mel_windows has 1024 samples, and codec.training.segment_seconds gives 800: take shorter",
+            "codec.seanet.training.mel_windows has 1024 samples, and segment_seconds gives 800: take shorter",
         ),
     ],
 )
@@ -95,21 +124,27 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
             3,
             "codec: there is no key 'codebook_sise' here, and no codec architecture of that name",
         ),
-        ("codec.training.stepz", 3, "codec.training.stepz: Extra"),
+        ("codec.seanet.training.stepz", 3, "yaml: codec.seanet.training.stepz: Extra"),
+        ("codec.stft.widht", 3, "yaml: codec.stft.widht: Extra"),
+        ("codec.stft", 3, "yaml: codec.stft must hold the sizes and training of"),
         ("extra", {}, "extra: Extra"),
-        ("study.language_models.zigzag", {"codecs": ["mmd"], "seeds": [0]}, "'zigzag' is not one of parallel, delay,"),
+        (
+            "study.language_models.zigzag",
+            {"codecs": {"mmd": [0]}, "seeds": [0]},
+            "'zigzag' is not one of parallel, delay,",
+        ),
         (
             "corpus.source",
             "vinyl",
             "corpus.source: 'vinyl' is not one of folder, musiccaps, jamendo, fma, scores, sound",
         ),
-        ("codec.architecture", "wavenet", "codec.architecture: 'wavenet' is not one of seanet"),
+        ("study.codecs.mmd.architecture", "wavenet", "mmd.architecture: 'wavenet' is not one of seanet, stft"),
         ("generation.decoding", "greedy", "generation.decoding: 'greedy' is not one of factorised"),
         ("evaluation.embedders.vgg", 3, "'vgg' is not one of musicnn-mtt, "),
         ("report.claims", ["C1", "C99"], "report.claims.1: 'C99' is not one of C1, C2,"),
         ("study.codecs.mmd.seeds", [0, 0], r"study.codecs.mmd.seeds: \[0\] more than once: name each once"),
         ("study.language_models.delay.seeds", [1, 0, 1], r"delay.seeds: \[1\] more than once"),
-        ("study.language_models.delay.codecs", ["mmd", "mmd"], r"delay.codecs: \['mmd'\] more than once"),
+        ("study.language_models.delay.codecs.mmd", [2, 2], r"delay.codecs.mmd: \[2\] more than once"),
         ("report.claims", ["C1", "C1"], r"report.claims: \['C1'\] more than once"),
         ("codec.codebooks", 0, "codec.codebooks: Input should be greater than 0"),
         (
@@ -119,14 +154,14 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         ),
         ("codec.seanet.pad_mode", "zero", "codec.seanet.pad_mode: Input should be 'reflect' or 'constant'"),
         ("codec.codebooks", 2.5, "codec.codebooks: .*integer"),
-        ("codec.training.learning_rate", -1, "learning_rate: Input should be greater than 0"),
-        ("codec.training.learning_rate", float("nan"), "learning_rate: .*finite"),
-        ("codec.training.betas", [0.9, 1.1], "codec.training.betas.1: .*less than or equal to 1"),
-        ("codec.training.mel_windows", [], "mel_windows: .*at least 1 item"),
-        ("codec.training.mel_windows", [2], "mel_windows.0: .*greater than or equal to 4"),
-        ("codec.training.discriminator.windows", [], "discriminator.windows: .*at least 1 item"),
-        ("codec.training.adversarial_weight", -1, "adversarial_weight: .*greater than or equal to 0"),
-        ("codec.training.balancer_decay", 1.1, "balancer_decay: .*less than or equal to 1"),
+        ("codec.stft.training.learning_rate", -1, "learning_rate: Input should be greater than 0"),
+        ("codec.stft.training.learning_rate", float("nan"), "learning_rate: .*finite"),
+        ("codec.stft.training.betas", [0.9, 1.1], "codec.stft.training.betas.1: .*less than or equal to 1"),
+        ("codec.stft.training.mel_windows", [], "mel_windows: .*at least 1 item"),
+        ("codec.stft.training.mel_windows", [2], "mel_windows.0: .*greater than or equal to 4"),
+        ("codec.stft.training.discriminator.windows", [], "discriminator.windows: .*at least 1 item"),
+        ("codec.stft.training.adversarial_weight", -1, "adversarial_weight: .*greater than or equal to 0"),
+        ("codec.stft.training.balancer_decay", 1.1, "balancer_decay: .*less than or equal to 1"),
         (
             "study.codecs.mmd.loss.estimator",
             "exact",
@@ -144,6 +179,14 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
             "study.codecs.*String should match",
         ),
         ("study.codecs.mmd.seeds", [-1], "study.codecs.mmd.seeds.0: .*greater than or equal to 0"),
+        ("study.shuffled", [0, 7], r"study.shuffled names the seeds \[7\], which no codec of study.codecs has"),
+        ("study.kept", [3, 3], r"study.kept: \[3\] more than once"),
+        ("study.kept", [1, 4], "study.kept has 4: keep fewer than the 4 of codec.codebooks"),
+        ("lm.optimizer", "sgd", "lm.optimizer: Input should be 'muon' or 'adamw'"),
+        ("lm.crop_seconds", -1, "lm.crop_seconds: .*greater than or equal to 0"),
+        ("lm.snapshots", [0.055], "lm.snapshots.0: .*multiple of 0.01"),
+        ("lm.snapshots", [1.0], "lm.snapshots.0: .*less than 1"),
+        ("lm.snapshots", [0.2, 0.2], r"lm.snapshots: \[0.2\] more than once"),
         ("runtime.device", "tpu", "runtime.device: Input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )
@@ -157,6 +200,11 @@ def test_every_fault_is_named_at_once() -> None:
     del whole["lm"]["width"]
     with pytest.raises(params.ParamsError, match=r"codec.codebooks: .*; lm.width: Field required"):
         check(whole)
+    whole = changed("codec.seanet.filters", 0)
+    del whole["codec"]["seanet"]["ratios"], whole["codec"]["seanet"]["training"]["steps"]
+    sizes = r"yaml: codec.seanet.filters: Input should be greater than 0; codec.seanet.ratios: Field required$"
+    with pytest.raises(params.ParamsError, match=sizes):
+        check(whole)
 
 
 @pytest.mark.parametrize(
@@ -164,9 +212,29 @@ def test_every_fault_is_named_at_once() -> None:
     [({}, False), ({"adversarial_weight": 4}, True), ({"feature_weight": 4}, True)],
 )
 def test_a_weight_above_0_asks_for_the_discriminator(weights: dict[str, Any], adversarial: bool) -> None:
-    training = check(changed("codec.training", DEFAULTS["codec"]["training"] | weights)).codec.training
+    none = {"adversarial_weight": 0, "feature_weight": 0}
+    whole = changed("codec.seanet.training", DEFAULTS["codec"]["seanet"]["training"] | none | weights)
+    training = check(whole).codec.of("seanet").training
     assert training.adversarial == adversarial
     assert list(training.output_weights) == ["l1", "mel", "si_sdr", *(name.removesuffix("_weight") for name in weights)]
+
+
+def test_what_an_architecture_needs_is_its_section_and_what_all_share() -> None:
+    codec = check(DEFAULTS).codec
+    assert codec.architectures == ["stft", "seanet"]
+    assert codec.hop_length == codec.of("stft").sizes.hop_length == codec.of("seanet").sizes.hop_length == 640
+    assert codec.of("stft").loss_from == 2400
+    with pytest.raises(ValueError, match="codec.frames must hold the sizes and training of that architecture"):
+        codec.of("frames")
+    alone = copy.deepcopy(DEFAULTS)
+    del alone["codec"]["seanet"]
+    with pytest.raises(
+        params.ParamsError, match=r"study.codecs.seanet.architecture is seanet, and codec has no section"
+    ):
+        check(alone)
+    del alone["codec"]["stft"]
+    with pytest.raises(params.ParamsError, match=r"codec: there is no section of an architecture: seanet, stft"):
+        check(alone)
 
 
 def test_a_missing_key_is_named() -> None:

@@ -17,21 +17,22 @@ from pipeline.report import figures, tables
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+AFTER = {"medium": "paper", "large": "paper", "seanet-plain": "seanet"}  # given after another on the command line
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 REPORTED = "results/tables/|figures/"
 TIMED = "results/generation/patterns.json"
-MODELS = (
-    f"results/(lm|generation|dependence/conditional)/(parallel|delay|flatten)/|{TIMED}|"
-    f"results/evaluation/.*/generation/|{REPORTED}"
+GENERATED = (
+    f"results/generation/(parallel|delay|flatten|snapshot|information)/|{TIMED}|"
+    f"results/evaluation/.*/(generation|snapshot)/|{REPORTED}"
 )
+MODELS = f"results/(lm|dependence/conditional)/(parallel|delay|flatten)/|{GENERATED}"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
 def test_presets_fit_and_say_only_what_differs(preset: Path) -> None:
     changes = yaml.safe_load(preset.read_text())
-    # These come after paper.yaml on the command line.
-    base = merged(DEFAULTS, _preset("paper")) if preset.stem in ("medium", "large") else DEFAULTS
+    base = merged(DEFAULTS, _preset(AFTER[preset.stem])) if preset.stem in AFTER else DEFAULTS
     whole = merged(base, changes)
     params.leave_out(whole)
     params.checked(params.Params, whole, preset.name)
@@ -57,9 +58,9 @@ def _at(settings: Any, path: tuple[str, ...]) -> Any:
 
 
 def test_a_mistyped_parameter_ends_in_one_sentence(settled: Study) -> None:
-    faults = ["--config", "lm={stepz: 3}", "codec={training: {steps: fast}}", "lmm={}"]
+    faults = ["--config", "lm={stepz: 3}", "codec={stft: {training: {steps: fast}}}", "lmm={}"]
     said = settled.run("snakemake", "--dry-run", *faults, fails=True)
-    assert re.search(r"^parameters: codec.training.steps: .+; lm.stepz: .+; lmm: .+$", said, re.MULTILINE), said
+    assert re.search(r"^parameters: codec.stft.training.steps: .+; lm.stepz: .+; lmm: .+$", said, re.MULTILINE), said
     assert "Traceback" not in said
     assert "Building DAG" not in said
 
@@ -116,7 +117,8 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
         ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{REPORTED}"),
         (
             {"report": {"confidence": 0.5}},
-            f"results/dependence/((?!snapshots/).*-seed|conditional/)|results/evaluation/scores/|{REPORTED}",
+            "results/dependence/((?!snapshots/).*-seed|conditional/)|results/generation/information/|results/evaluation/scores/|"
+            f"{REPORTED}",
         ),
         ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
     ],
@@ -133,15 +135,21 @@ def test_a_changed_parameter_reruns_what_depends_on_it(
 @pytest.mark.parametrize(
     ("module", "rerun"),
     [
-        (
-            "generation/sampling",
-            f"results/generation/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}",
-        ),
+        ("generation/sampling", GENERATED),
         ("lm/patterns", MODELS),
         ("report/figures", "figures/"),
         ("evaluation/frechet", f"results/evaluation/scores/|{REPORTED}"),
         ("codec/reconstruction", f"results/(codec/[^/]+/metrics|dependence/snapshots/)|{REPORTED}"),
-        ("generation/decode", f"results/generation/reconstruction/|results/evaluation/.*/reconstruction/|{REPORTED}"),
+        (
+            "generation/decode",
+            "results/generation/(reconstruction|kept|shuffled|information)/|"
+            f"results/evaluation/embeddings/(reconstruction|kept|shuffled)/|results/evaluation/scores/.*-seed|{REPORTED}",
+        ),
+        (
+            "generation/shuffle",
+            f"results/generation/shuffled/|results/evaluation/.*/shuffled/|{REPORTED}",
+        ),
+        ("generation/information", f"results/generation/information/|{REPORTED}"),
         ("corpus/datasets", "nothing"),
     ],
 )
@@ -194,12 +202,12 @@ def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
     study = settled.copy(tmp_path / "study")
     names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "conditional", "text", "reconstruction"]
     codecs = dict.fromkeys(names, DEFAULTS["study"]["codecs"]["mmd"])
-    study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": names}}}})
+    study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": dict.fromkeys(names, [0])}}}})
     made = [output.path for output in study.outputs()]
     assert len(made) == len(set(made))
     for name in names:
         assert f"results/codec/{name}-seed0/model.safetensors" in made
-        assert f"results/evaluation/scores/generation/delay/{name}-seed1.json" in made
+        assert f"results/evaluation/scores/generation/delay/{name}-seed0-lm0.json" in made
 
 
 def _outs(stage: dict[str, Any]) -> list[str]:
@@ -222,6 +230,8 @@ def _used(outputs: list[Output]) -> set[str]:
     for output in outputs:
         if "-seed" in output.path:
             used.add("study")
+        if "/snapshot/" in output.path:
+            used.add("lm.snapshots")
     return used
 
 
@@ -231,6 +241,8 @@ def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield "study"
         elif prefix + key == "confidence":
             yield "report.confidence"
+        elif prefix + key == "snapshots":
+            yield "lm.snapshots"
         elif isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:

@@ -1,15 +1,20 @@
-"""The complex multi-scale STFT discriminator, and the losses played between it and the codec (EnCodec, section 3.4)."""
+"""Discriminators, EnCodec's on complex STFTs and a light one on log-mels, and the losses played with the codec."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from pipeline import params
+from pipeline.codec.spectral import mel
+
 KERNEL = (3, 9)  # frames, frequencies
 DILATIONS = (1, 2, 4)  # over frames
+MEL_FLOOR = 1e-3  # added to mel magnitudes before the logarithm, which is then centred and scaled
+MEL_CENTRE, MEL_SPREAD = 4.0, 2.0
 
 
 class Judgement(NamedTuple):
@@ -19,24 +24,24 @@ class Judgement(NamedTuple):
     features: list[Tensor]  # [B, C, F, W] each, D_k^l(x): outputs of every layer but the last
 
 
-class Discriminator(nn.Module):
-    """MS-STFTD: one network over the complex STFT of each window."""
+class StftDiscriminator(nn.Module):
+    """MS-STFTD (EnCodec, section 3.4): one network over the complex STFT of each window."""
 
     def __init__(self, *, windows: Sequence[int], filters: int, slope: float) -> None:
         """`windows` in samples; `slope` of the leaky ReLUs below 0."""
         super().__init__()
-        self.scales = nn.ModuleList(Scale(window, filters, slope) for window in windows)
+        self.scales = nn.ModuleList(StftScale(window, filters, slope) for window in windows)
 
-    def forward(self, waveform: Tensor) -> list[Judgement]:
-        """One judgement a scale of waveforms `[B, T]`.
+    def forward(self, waveform: Tensor, scales: Sequence[int]) -> list[Judgement]:
+        """A judgement of waveforms `[B, T]` at each of the scales, by their numbers.
 
         Raises:
             ValueError: T is shorter than a window.
         """
-        return [scale(waveform) for scale in self.scales]
+        return [self.scales[i](waveform) for i in scales]
 
 
-class Scale(nn.Module):
+class StftScale(nn.Module):
     """2-D convolutions over real and imaginary part of an STFT, hop a quarter of the window."""
 
     hann: Tensor  # [window]
@@ -68,6 +73,69 @@ class Scale(nn.Module):
             x = F.leaky_relu(layer(x), self.slope)
             features.append(x)
         return Judgement(self.last(x), features)
+
+
+class MelDiscriminator(nn.Module):
+    """One network over the log-mel spectrogram of each window: a twentieth of EnCodec's in time.
+
+    Differs from the paper, whose discriminator sees phases too.
+    """
+
+    def __init__(self, *, windows: Sequence[int], filters: int, slope: float, bins: int, sample_rate: int) -> None:
+        """`windows` in samples; `slope` of the leaky ReLUs below 0; at most so many mel `bins`."""
+        super().__init__()
+        self.windows, self.bins, self.sample_rate = list(windows), bins, sample_rate
+        self.scales = nn.ModuleList(MelScale(filters, slope) for _ in windows)
+
+    def forward(self, waveform: Tensor, scales: Sequence[int]) -> list[Judgement]:
+        """A judgement of waveforms `[B, T]` at each of the scales, by their numbers."""
+        return [
+            self.scales[i](mel(waveform, sample_rate=self.sample_rate, window=self.windows[i], bins=self.bins))
+            for i in scales
+        ]
+
+
+class MelScale(nn.Module):
+    """2-D convolutions over mel magnitudes `[B, M, F]`."""
+
+    def __init__(self, filters: int, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+        layers = [
+            nn.Conv2d(1, filters, (3, 7), stride=(1, 2), padding=(1, 3)),
+            nn.Conv2d(filters, filters, (3, 5), stride=(2, 2), padding=(1, 2)),
+            nn.Conv2d(filters, filters, (3, 5), stride=(1, 2), padding=(1, 2)),
+            nn.Conv2d(filters, filters, 3, padding=1),
+        ]
+        self.layers = nn.ModuleList(weight_norm(layer) for layer in layers)
+        self.last = weight_norm(nn.Conv2d(filters, 1, 3, padding=1))
+
+    def forward(self, magnitudes: Tensor) -> Judgement:
+        """The judgement of mel magnitudes, on a logarithmic scale between about -1.5 and 3."""
+        x = (((magnitudes + MEL_FLOOR).log() + MEL_CENTRE) / MEL_SPREAD).transpose(1, 2)[:, None]
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), self.slope)
+            features.append(x)
+        return Judgement(self.last(x), features)
+
+
+def discriminator(settings: params.Discriminator, sample_rate: int) -> StftDiscriminator | MelDiscriminator:
+    """A fresh discriminator for audio of `sample_rate` Hz."""
+    shared: dict[str, Any] = {"windows": settings.windows, "filters": settings.filters, "slope": settings.slope}
+    if settings.kind == "stft":
+        return StftDiscriminator(**shared)
+    return MelDiscriminator(**shared, bins=settings.mel_bins, sample_rate=sample_rate)
+
+
+def halves(judgements: list[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
+    """Judgements of a batch taken apart into those of its first half, whose features keep no gradient, and the rest."""
+    sides: tuple[list[Judgement], list[Judgement]] = ([], [])
+    for logits, features in judgements:
+        half = len(logits) // 2
+        sides[0].append(Judgement(logits[:half], [feature[:half].detach() for feature in features]))
+        sides[1].append(Judgement(logits[half:], [feature[half:] for feature in features]))
+    return sides
 
 
 def discriminator_loss(real: list[Judgement], generated: list[Judgement]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The neural audio codec: SEANet and a vector quantizer (EnCodec), its files, waveforms to codes and back."""
+"""The neural audio codec: a network around a vector quantizer (EnCodec), its files, waveforms to codes and back."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.codec.quantizer import VectorQuantizer
 from pipeline.files import atomic, read_json, write_json
-from pipeline.params import Codec as CodecParams
-from pipeline.params import choice
+from pipeline.params import CodecSettings, choice
 
 NORM_EPSILON = 1e-6  # added to a frame's mean square
 AT_ONCE = 2  # clips in one call; more only push the activations out of a processor's cache
@@ -90,7 +89,7 @@ class Codec(nn.Module):
         return self.synthesise(self.quantizer.decode(codes))
 
 
-def configuration(params: CodecParams, sample_rate: int, quantizer: str) -> dict:
+def configuration(params: CodecSettings, sample_rate: int, quantizer: str) -> dict:
     """The parameters that the network is built from, as JSON-ready values."""
     return {
         "sample_rate": sample_rate,

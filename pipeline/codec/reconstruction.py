@@ -16,7 +16,7 @@ from zimtohrli import mos_from_signals
 from pipeline import job, manifest, params, provenance
 from pipeline.audio import resample, to_float
 from pipeline.codec import model as codecs
-from pipeline.codec.independence import joint_rows, mmd
+from pipeline.codec.independence import above_floor, joint_rows
 from pipeline.codec.spectral import log_mel_distance, si_sdr
 from pipeline.files import atomic, read_array, write_json
 
@@ -34,9 +34,7 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def reconstruct(
-    codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray, training: params.CodecTraining
-) -> Reconstruction:
+def reconstruct(codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray) -> Reconstruction:
     """Scores the reconstructions of some rows of int16 clips `[N, T]`; opinion scores of `MOS_CLIPS` of them."""
     some = np.unique(np.linspace(0, len(rows) - 1, MOS_CLIPS).round().astype(int))
     device = next(codec.parameters()).device
@@ -46,13 +44,7 @@ def reconstruct(
             waveform = torch.from_numpy(to_float(audio[rows[start : start + codecs.AT_ONCE]])).to(device)
             codes = codec.encode(waveform)
             output = codec.decode(codes)[:, : waveform.shape[1]]
-            distance = log_mel_distance(
-                output,
-                waveform,
-                sample_rate=codec.sample_rate,
-                windows=training.mel_windows,
-                bins=training.mel_bins,
-            )
+            distance = log_mel_distance(output, waveform, sample_rate=codec.sample_rate)
             mos = [
                 opinion(output[i].cpu().numpy(), waveform[i].cpu().numpy(), codec.sample_rate)
                 if start + i in some
@@ -71,14 +63,13 @@ def opinion(estimate: np.ndarray, target: np.ndarray, rate: int) -> float:
 
 
 def criterion(codec: codecs.Codec, codes: Tensor, macro: params.IndependenceTraining) -> dict[str, float]:
-    """The loss' estimate, closed form, on the quantized vectors of codes `[n, K, T']`, at equal time and delayed."""
+    """The loss' closed form above its floor, of codes' `[n, K, T']` quantized vectors, at equal time and delayed."""
     vectors = codec.quantizer.vectors(codes)
     estimates = {}
     for name, delay in (("equal_time", False), ("delayed", True)):
         rows = joint_rows(vectors, delay=delay)
         few = rows[:: math.ceil(len(rows) / MMD_ROWS), :, :, None]  # each row a clip of one frame
-        dependence = mmd(few, delay=False, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
-        estimates[name] = float(dependence.estimate)
+        estimates[name] = above_floor(few, delay=False, bandwidths=macro.bandwidths, unit=macro.unit)
     return estimates
 
 
@@ -90,12 +81,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="metrics.json; metrics.npz goes beside it")
     arguments = parser.parse_args()
     device = job.prepare(arguments)
-    settings = params.section(arguments.params, "codec", params.Codec)
     codec = codecs.load(arguments.codec, device)
+    settings = params.section(arguments.params, "codec", params.Codec).of(codec.configuration["architecture"])
     codecs.expect_rate(codec, params.section(arguments.params, "corpus", params.Corpus).sample_rate, arguments.codec)
     test = manifest.of_split(manifest.read(arguments.corpus / "manifest.parquet"), "test")
     audio = read_array(arguments.corpus / "audio.npy")
-    result = reconstruct(codec, audio, test["row"].to_numpy(), settings.training)
+    result = reconstruct(codec, audio, test["row"].to_numpy())
     size = codec.configuration["codebook_size"]
     shares = [np.bincount(used.ravel(), minlength=size) / used.size for used in result.codes.swapaxes(0, 1)]
     with atomic(arguments.out.with_suffix(".npz")) as temporary:

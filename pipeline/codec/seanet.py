@@ -188,7 +188,7 @@ def decoder(shape: SEANetShape) -> nn.Sequential:
 
 
 class SEANet:
-    """The choice `seanet` of codec.architecture: encoder, decoder and how both start."""
+    """The architecture `seanet`, the paper's: encoder, decoder and how both start."""
 
     Sizes = params.Seanet
 

@@ -10,6 +10,8 @@ import torchaudio
 from torch import Tensor
 
 SILENCE = 1e-6  # power re full scale
+DISTANCE_WINDOWS, DISTANCE_BINS = (64, 128, 256, 512, 1024), 64  # samples, mels; of the distance that is reported
+COSINE_FLOOR = 1e-3  # -30 dB
 LOG_FLOOR = 1e-5  # added to mel magnitudes before the logarithm, as EnCodec does
 
 
@@ -36,9 +38,17 @@ def mel_loss(estimate: Tensor, target: Tensor, *, sample_rate: int, windows: Seq
 
 
 def log_mel_distance(
-    estimate: Tensor, target: Tensor, *, sample_rate: int, windows: Sequence[int], bins: int
+    estimate: Tensor,
+    target: Tensor,
+    *,
+    sample_rate: int,
+    windows: Sequence[int] = DISTANCE_WINDOWS,
+    bins: int = DISTANCE_BINS,
 ) -> Tensor:
-    """Mean absolute difference of log-mel magnitudes in dB, over windows, bins and frames, `[B, T]` -> `[B]`."""
+    """Mean absolute difference of log-mel magnitudes in dB, over windows, bins and frames, `[B, T]` -> `[B]`.
+
+    The windows are the same for every codec, whatever its loss was taken on.
+    """
     distances = []
     for window in windows:
         a, b = (mel(x, sample_rate=sample_rate, window=window, bins=bins) for x in (estimate, target))
@@ -60,6 +70,14 @@ def soft_si_sdr(estimate: Tensor, target: Tensor) -> Tensor:
     scale = (estimate * target).sum(-1, keepdim=True) / (target.square().sum(-1, keepdim=True) + floor)
     projected = scale * target
     return 10 * torch.log10((projected.square().sum(-1) + floor) / ((estimate - projected).square().sum(-1) + floor))
+
+
+def cosine_distance(estimate: Tensor, target: Tensor) -> Tensor:
+    """10 log10(1 - cos + 1e-3) in dB, `[B, T]` -> `[B]`, cos being the cosine between the two: a bounded SI-SDR.
+
+    Its gradient stays small where the two are not correlated yet, where that of SI-SDR explodes.
+    """
+    return 10 * torch.log10(1 - F.cosine_similarity(estimate, target, dim=-1, eps=1e-4) + COSINE_FLOOR)
 
 
 def mel(waveform: Tensor, *, sample_rate: int, window: int, bins: int) -> Tensor:

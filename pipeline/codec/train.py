@@ -1,12 +1,12 @@
-"""Trains the codec: a trunk that every codec of a quantizer and seed shares, then a branch for each independence loss.
+"""Trains the codec: a trunk that codecs of one architecture, quantizer and seed share, then a branch for each loss.
 
 Until `codec.independence.start` the loss is off, so those codecs are one and the same run up to there: it is
 run once, saved whole, and continued once for every codec. Seeds, batches and budget of all branches are the same.
 
-    python -m pipeline.codec.train trunk --quantizer residual --seed 0 --corpus results/corpus \
-        --out results/codec/trunk/residual-seed0
-    python -m pipeline.codec.train branch --quantizer residual --seed 0 --corpus results/corpus \
-        --trunk results/codec/trunk/residual-seed0 --name mmd --out results/codec/mmd-seed0
+    python -m pipeline.codec.train trunk --architecture stft --quantizer residual --seed 0 --corpus results/corpus \
+        --out results/codec/trunk/stft-residual-seed0
+    python -m pipeline.codec.train branch --architecture stft --quantizer residual --seed 0 --corpus results/corpus \
+        --trunk results/codec/trunk/stft-residual-seed0 --name mmd --out results/codec/mmd-seed0
 """
 
 import math
@@ -26,15 +26,16 @@ from pipeline import job, manifest, params, provenance
 from pipeline.audio import to_float
 from pipeline.codec import model as codecs
 from pipeline.codec.balancer import Balancer
-from pipeline.codec.discriminator import Discriminator, adversarial_loss, discriminator_loss, feature_loss
-from pipeline.codec.independence import mmd
+from pipeline.codec.discriminator import adversarial_loss, discriminator, discriminator_loss, feature_loss, halves
+from pipeline.codec.independence import above_floor, mmd
 from pipeline.codec.quantizer import Quantized, streams
-from pipeline.codec.spectral import log_mel_distance, mel_loss, si_sdr, soft_si_sdr
+from pipeline.codec.spectral import cosine_distance, log_mel_distance, mel_loss, si_sdr, soft_si_sdr
 from pipeline.files import atomic, read_array, write_json
 from pipeline.training import History, load_run, resume_run, save_run
 
 CHECKPOINT_SECONDS = 60.0
 KMEANS_FRAMES = 16  # a code
+START_BATCHES = 4  # whose segments a fresh network is prepared for
 VALIDATIONS = 16  # a run
 VALIDATION_CLIPS = 12
 VALIDATION_ROWS = 1500  # of the closed form, which walks all pairs
@@ -44,7 +45,7 @@ class Run:
     """Everything a run needs to continue bit by bit: networks, optimizers, moving averages, step."""
 
     def __init__(
-        self, settings: params.Codec, sample_rate: int, quantizer: str, seed: int, device: torch.device
+        self, settings: params.CodecSettings, sample_rate: int, quantizer: str, seed: int, device: torch.device
     ) -> None:
         """A run at step 0, its weights drawn from `seed`."""
         torch.manual_seed(seed)
@@ -53,15 +54,16 @@ class Run:
         self.codec = codecs.Codec(codecs.configuration(settings, sample_rate, quantizer)).to(device)
         self.average = codecs.Codec(self.codec.configuration).to(device).eval().requires_grad_(False)
         self.average.load_state_dict(self.codec.state_dict())
-        adam = partial(torch.optim.Adam, lr=training.learning_rate, betas=training.betas, fused=True)
-        self.optimizer = adam(self.codec.parameters())
+        self.optimizer = optimizer(self.codec, training.learning_rate, training.betas, training.weight_decay)
         self.modules: dict[str, nn.Module] = {"codec": self.codec, "average": self.average}
         self.optimizers = {"optimizer": self.optimizer}
         if training.adversarial:
             # Drawn after the codec, whose first weights are thus the same with it as without.
-            sizes = training.discriminator.model_dump(exclude={"relative_features"})
-            self.modules["discriminator"] = Discriminator(**sizes).to(device).requires_grad_(False)
-            self.optimizers["discriminator_optimizer"] = adam(self.modules["discriminator"].parameters())
+            judge = training.discriminator
+            self.modules["discriminator"] = discriminator(judge, sample_rate).to(device).requires_grad_(False)
+            self.optimizers["discriminator_optimizer"] = optimizer(
+                self.modules["discriminator"], judge.learning_rate, judge.betas, training.weight_decay
+            )
         if training.balancer:
             self.modules["balancer"] = Balancer(training.output_weights, training.balancer_decay).to(device)
 
@@ -103,6 +105,8 @@ def train(
     Its quantizer pass leaves the codebooks' moving averages alone.
     """
     settings, training, macro = run.settings, run.settings.training, run.settings.independence
+    warmup, quantize_from = training.step(training.warmup), training.step(training.quantize_from)
+    adversary_from = training.step(training.adversary_from)
     device = validation.device
     encoder_parameters = list(run.codec.encoder.parameters())
     kept = snapshot_steps(settings)
@@ -110,14 +114,15 @@ def train(
     saved = time.monotonic()
     with job.Progress("/".join(checkpoint.parts[1:-1]) or checkpoint.name, until, done=run.step) as progress:
         while run.step < until:
-            quantize = run.step >= training.quantize_from
-            for group in (group for optimizer in run.optimizers.values() for group in optimizer.param_groups):
-                group["lr"] = training.learning_rate * schedule(run.step, training.warmup_steps, training.steps)
+            quantize = run.step >= quantize_from
+            for group in run.optimizer.param_groups:
+                group["lr"] = training.learning_rate * schedule(run.step, warmup, training.steps)
             waveform = batch(clips, run, run.step).to(device)
             if run.step == 0:
-                run.codec.architecture.start(run.codec.encoder, run.codec.decoder, waveform)
+                first = torch.cat([batch(clips, run, step) for step in range(START_BATCHES)]).to(device)
+                run.codec.architecture.start(run.codec.encoder, run.codec.decoder, first)
                 run.average.load_state_dict(run.codec.state_dict())
-            if run.step == training.quantize_from:
+            if run.step == quantize_from:
                 initialise(run, clips, device)
             run.optimizer.zero_grad(set_to_none=True)
 
@@ -125,9 +130,10 @@ def train(
             quantized = run.codec.quantizer(latent) if quantize else None
             output = run.codec.synthesise(quantized.latent if quantized else latent)[:, : waveform.shape[1]]
             losses = reconstruction_losses(output, waveform, run)
-            if training.adversarial:
+            adversary = ramp(run.step, adversary_from, training.step(training.adversary_ramp))
+            if training.adversarial and adversary > 0:
                 losses |= adversarial_losses(output, waveform, run)
-            loss = combined(losses, output, run)
+            loss = combined(losses, output, run, adversary)
             if quantized:
                 losses["commitment"] = quantized.commitment
                 loss = loss + training.commitment_weight * quantized.commitment
@@ -135,7 +141,7 @@ def train(
             norm = torch.nn.utils.clip_grad_norm_(run.codec.parameters(), training.gradient_clip)
             losses["gradient_norm"] = norm
 
-            weight = independence.weight * ramp(run.step, macro.start, macro.ramp)
+            weight = independence.weight * ramp(run.step, settings.loss_from, training.step(macro.ramp))
             if weight > 0 and (run.step + 1) % macro.every == 0:
                 before = [p.grad.clone() for p in encoder_parameters]
                 losses["mmd"] = independence_loss(run, [x.to(device) for x in macro_batch(clips, run)], independence)
@@ -157,7 +163,8 @@ def train(
 
             measured = {name: float(value.detach()) for name, value in losses.items()}
             if wrong := {name: value for name, value in measured.items() if not math.isfinite(value)}:
-                raise job.JobError(f"training diverged at step {run.step}, {wrong}: lower codec.training.learning_rate")
+                remedy = f"lower codec.{settings.architecture}.training.learning_rate"
+                raise job.JobError(f"training diverged at step {run.step}, {wrong}: {remedy}")
             if run.step % max(training.steps // VALIDATIONS, 1) == 0 or run.step == until:
                 history.append({"step": run.step, **measured, **validate(run, validation, quantize)})
             progress.update(run.step, **measured)
@@ -169,9 +176,9 @@ def train(
     return history
 
 
-def snapshot_steps(settings: params.Codec) -> list[int]:
+def snapshot_steps(settings: params.CodecSettings) -> list[int]:
     """Steps after which a codec's weights are kept: the last, half-way to it from the loss' start, half-way to that."""
-    first, last = settings.independence.start, settings.training.steps
+    first, last = settings.loss_from, settings.training.steps
     return sorted({first + (last - first) // 2**halved for halved in range(settings.independence.snapshots)} - {first})
 
 
@@ -181,7 +188,7 @@ def schedule(step: int, warmup: int, steps: int) -> float:
 
 
 def ramp(step: int, start: int, length: int) -> float:
-    """Share of the independence loss' weight: 0 before `start`, then linear to 1 over `length` steps."""
+    """Share of a loss' weight: 0 before `start`, then linear to 1 over `length` steps."""
     return min(max((step - start + 1) / max(length, 1), 0.0), 1.0) if step >= start else 0.0
 
 
@@ -195,6 +202,11 @@ def batch(clips: "Rows", run: Run, step: int) -> Tensor:
     return torch.from_numpy(to_float(np.stack([clips[r, s : s + length] for r, s in zip(rows, starts, strict=True)])))
 
 
+def drawn(count: int, wanted: int, generator: torch.Generator) -> list[int]:
+    """`wanted` of the numbers under `count`, in their order."""
+    return sorted(torch.randperm(count, generator=generator)[:wanted].tolist())
+
+
 def macro_batch(clips: "Rows", run: Run) -> list[Tensor]:
     """The last `every` batches `[B, T]`, this step's among them."""
     first = max(run.step + 1 - run.settings.independence.every, 0)
@@ -202,46 +214,59 @@ def macro_batch(clips: "Rows", run: Run) -> list[Tensor]:
 
 
 def reconstruction_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[str, Tensor]:
-    """L1 in time and the multi-scale mel loss of waveforms `[B, T]`."""
+    """Losses in time, and the mel loss on windows drawn for this step, of waveforms `[B, T]`."""
     training = run.settings.training
+    windows = drawn(len(training.mel_windows), training.mel_windows_a_step, run.generator(5))
     return {
         "l1": (output - waveform).abs().mean(),
         "si_sdr": soft_si_sdr(output, waveform).mean(),
+        "cosine": cosine_distance(output, waveform).mean(),
         "mel": mel_loss(
             output,
             waveform,
             sample_rate=run.codec.sample_rate,
-            windows=training.mel_windows,
+            windows=[training.mel_windows[i] for i in windows],
             bins=training.mel_bins,
         ),
     }
 
 
 def adversarial_losses(output: Tensor, waveform: Tensor, run: Run) -> dict[str, Tensor]:
-    """Updates the discriminator once on waveforms `[B, T]`, then takes the codec's two losses from the updated one."""
+    """Updates the discriminator once, on windows drawn for this step, then takes the codec's two losses of `[B, T]`.
+
+    Differs from EnCodec in the features of the real audio, which are those from before the update: asking for them once
+    more would cost a fifth of the whole.
+    """
     discriminator, optimizer = run.modules["discriminator"], run.optimizers["discriminator_optimizer"]
+    settings = run.settings.training.discriminator
+    scales = drawn(len(settings.windows), settings.windows_a_step, run.generator(6))
     discriminator.requires_grad_(True)
     optimizer.zero_grad(set_to_none=True)
-    loss = discriminator_loss(discriminator(waveform), discriminator(output.detach()))
+    real, generated = halves(discriminator(torch.cat([waveform, output.detach()]), scales))
+    loss = discriminator_loss(real, generated)
     loss.backward()
     optimizer.step()
     # The codec's losses reach the codec through it, and must leave no gradient in it.
     discriminator.requires_grad_(False)
-    real, generated = discriminator(waveform), discriminator(output)
-    relative = run.settings.training.discriminator.relative_features
+    generated = discriminator(output, scales)
     return {
         "discriminator": loss,
         "adversarial": adversarial_loss(generated),
-        "feature": feature_loss(real, generated, relative=relative),
+        "feature": feature_loss(real, generated, relative=settings.relative_features),
     }
 
 
-def combined(losses: dict[str, Tensor], output: Tensor, run: Run) -> Tensor:
-    """The losses of the decoder's output `[B, T]` as one to descend: their weighted sum, or the balancer's."""
+def combined(losses: dict[str, Tensor], output: Tensor, run: Run, adversary: float) -> Tensor:
+    """The losses of the decoder's output `[B, T]` as one to descend: their weighted sum, or the balancer's.
+
+    `adversary` is the share of the discriminator's losses, of which 0 leaves them out.
+    """
     minimised = {**losses, "si_sdr": -losses["si_sdr"]}
     if balancer := run.modules.get("balancer"):
         return balancer(minimised, output)
-    weighted = [weight * minimised[name] for name, weight in run.settings.training.output_weights.items()]
+    shares = dict.fromkeys(params.ADVERSARIAL, adversary)
+    weights = run.settings.training.output_weights
+    weighted = [w * shares.get(name, 1.0) * minimised[name] for name, w in weights.items() if name in minimised]
     return sum(weighted[1:], weighted[0])
 
 
@@ -284,20 +309,12 @@ def average(run: Run, decay: float) -> None:
 @torch.no_grad()
 def validate(run: Run, waveform: Tensor, quantize: bool) -> dict[str, float]:
     """Log-mel distance, SI-SDR, perplexities and both MMDs of the averaged weights on held-out clips `[B, T]`."""
-    codec, training, macro = run.average, run.settings.training, run.settings.independence
+    codec, macro = run.average, run.settings.independence
     latent = codec.latent(waveform)
     quantized = codec.quantizer(latent)
     output = codec.synthesise(quantized.latent if quantize else latent)[:, : waveform.shape[1]]
     result = {
-        "validation_log_mel": float(
-            log_mel_distance(
-                output,
-                waveform,
-                sample_rate=codec.sample_rate,
-                windows=training.mel_windows,
-                bins=training.mel_bins,
-            ).mean()
-        ),
+        "validation_log_mel": float(log_mel_distance(output, waveform, sample_rate=codec.sample_rate).mean()),
         "validation_si_sdr": float(si_sdr(output, waveform).mean()),
         "latent_spread": float(latent.std(dim=(0, 2)).mean()),
     }
@@ -310,8 +327,8 @@ def validate(run: Run, waveform: Tensor, quantize: bool) -> dict[str, float]:
             few = quantized.vectors[
                 :, :, :, : max(VALIDATION_ROWS // len(waveform), len(run.codec.quantizer.codebooks))
             ]
-            measured = mmd(few, delay=delay, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
-            result[f"validation_mmd_{name}"] = float(measured.estimate)
+            measured = above_floor(few, delay=delay, bandwidths=macro.bandwidths, unit=macro.unit)
+            result[f"validation_mmd_{name}"] = measured
     return result
 
 
@@ -319,6 +336,14 @@ def save_snapshot(codec: codecs.Codec, folder: Path, step: int) -> None:
     """Keeps the codec's weights as they are after `step`, beside the checkpoint."""
     with atomic(folder / f"{step}.safetensors") as temporary:
         save_file({name: value.contiguous() for name, value in codec.state_dict().items()}, temporary)
+
+
+def optimizer(module: nn.Module, rate: float, betas: tuple[float, float], decay: float) -> torch.optim.AdamW:
+    """AdamW whose decay spares the gains, biases and magnitudes; with a decay of 0 it is EnCodec's Adam."""
+    matrices = [p for p in module.parameters() if sum(size > 1 for size in p.shape) > 1]
+    others = [p for p in module.parameters() if sum(size > 1 for size in p.shape) <= 1]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=betas, fused=True)
 
 
 class Rows:
@@ -339,6 +364,7 @@ def main() -> None:
     """Trains a trunk, or a branch of one."""
     parser = job.parser("Train the codec: the trunk of a seed, or one codec's branch of it.")
     parser.add_argument("part", choices=["trunk", "branch"])
+    parser.add_argument("--architecture", choices=list(params.choices("ARCHITECTURES")), required=True)
     parser.add_argument("--quantizer", choices=list(params.choices("QUANTIZERS")), required=True)
     parser.add_argument("--name", help="codec of study.codecs, for a branch")
     parser.add_argument("--seed", type=int, required=True)
@@ -347,17 +373,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     device = job.prepare(arguments)
-    settings = params.section(arguments.params, "codec", params.Codec)
+    settings = params.section(arguments.params, "codec", params.Codec).of(arguments.architecture)
     corpus = params.section(arguments.params, "corpus", params.Corpus)
-    training, macro = settings.training, settings.independence
+    training = settings.training
 
     audio, whole = read_array(arguments.corpus / "audio.npy"), manifest.read(arguments.corpus / "manifest.parquet")
     rows = {split: manifest.of_split(whole, split)["row"].to_numpy() for split in ("train", "validation")}
     length = round(training.segment_seconds * corpus.sample_rate)
     if length > audio.shape[1]:
         raise ValueError(
-            f"codec.training.segment_seconds ({training.segment_seconds} s) is longer than the corpus' clips "
-            f"({audio.shape[1] / corpus.sample_rate} s)"
+            f"codec.{settings.architecture}.training.segment_seconds ({training.segment_seconds} s) is longer than the "
+            f"corpus' clips ({audio.shape[1] / corpus.sample_rate} s)"
         )
     clips = Rows(audio, rows["train"])
     spread = np.linspace(0, len(rows["validation"]) - 1, min(VALIDATION_CLIPS, len(rows["validation"]))).round()
@@ -385,16 +411,16 @@ def main() -> None:
     }
     if not trunk:
         run.load(arguments.trunk / "state.safetensors")
-        if run.step != macro.start:
+        if run.step != settings.loss_from:
             raise ValueError(
-                f"{arguments.trunk} stands at step {run.step} and codec.independence.start is {macro.start}: "
+                f"{arguments.trunk} stands at step {run.step} and the loss starts at step {settings.loss_from}: "
                 "train it anew"
             )
         description["inputs"].append(provenance.file_digest(arguments.trunk / "state.safetensors"))
     digest = provenance.digest(description)
     checkpoint = Path("checkpoints", "codec", *["trunk"] * trunk, arguments.out.name, digest[:12])
     started = time.monotonic()
-    until = macro.start if trunk else training.steps
+    until = settings.loss_from if trunk else training.steps
     history = train(run, clips, validation, independence, until, checkpoint, digest)
     print(f"trained to step {run.step} in {time.monotonic() - started:.0f} s", flush=True)
 

@@ -1,6 +1,6 @@
 """The price of factorising that one language model pays (`pipeline.dependence.conditional`), on its held-out steps.
 
-    python -m pipeline.dependence.price --lm results/lm/parallel/mmd-seed0 --text results/lm/text \
+    python -m pipeline.dependence.price --lm results/lm/parallel/mmd-seed0-lm0 --text results/lm/text \
         --tokens results/codec/tokens/mmd-seed0 --manifest results/corpus/manifest.parquet --out price.json
 """
 

@@ -117,6 +117,9 @@ def dependence_by_lag(results: Results) -> Figure:
             ax.fill_between(by_lag["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
             ax.plot(by_lag["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
         ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
+        nearest = min(abs(lag) for lag in by_lag["far"])
+        for side in (-1, 1):
+            ax.axvspan(side * nearest, side * max(by_lag["lags"]), color="#888888", alpha=0.12, linewidth=0)
         ax.set_xlabel("lag of codebook b behind codebook a < b (frames)")
         ax.set_title(f"seed {seed}")
     _from_zero(axes[0, 0])
@@ -235,7 +238,7 @@ def criterion(results: Results) -> Figure:
         ):
             rho = statistics.rank_correlation(np.asarray(x), np.asarray(y)).rho
             ax.set_title(f"{where.capitalize()}, {what},\nSpearman's $\\rho$ = {rho:.2f}")
-            ax.set_xlabel("MMD (closed form)")
+            ax.set_xlabel("MMD above its floor")
             ax.set_ylabel("mutual information,\nsum of pairs (bits)")
             if np.min(x) > 0 and np.max(x) > DECADE * np.min(x):
                 ax.set_xscale("log")
@@ -249,10 +252,12 @@ def scores(results: Results) -> Figure:
     measures: dict[str, Callable[[str], Estimate | None]] = {
         "FAD-MTT, lower is better": results.fad,
         "KAD-MTT, lower is better": results.kad,
+        "FAD-MTT to own reconstruction": results.lower_is_better["FAD-MTT to own reconstruction"],
+        "KAD-MTT to own reconstruction": results.lower_is_better["KAD-MTT to own reconstruction"],
         "KL-MTT (nats), lower is better": results.kl,
         "agreement with captions, higher is better": results.text,
     }
-    figure, axes = _figure(2, 2, (10, 7))
+    figure, axes = _figure(3, 2, (10, 10))
     patterns = list(dict.fromkeys(model.pattern for model in results.study.models))
     outside = results.study.outside
     codecs = list(results.study.codecs)
@@ -316,6 +321,32 @@ def likelihood(results: Results) -> Figure:
         "Language models' likelihood, and the gap to the joint model at equal steps; "
         f"{results.confidence:.0%} intervals over tracks"
     )
+    return figure
+
+
+def learning(results: Results) -> Figure:
+    """Validation bits per frame over the language models' training, a panel a codec, a line a seed; static entropy."""
+    patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
+    figure, axes = _figure(1, len(codecs), (max(1 + 3 * len(codecs), TITLE), 3.8), sharey="row")
+    for ax, codec in zip(axes[0], codecs, strict=True):
+        for model in (model for model in results.study.models if model.codec == codec):
+            history, index = results.learning(model), patterns.index(model.pattern)
+            ax.plot(history["step"], history["validation_static_bits"], color="#888888", linewidth=0.8, linestyle=":")
+            ax.plot(
+                history["step"],
+                history["validation_bits_per_frame"],
+                color=COLOURS[index],
+                marker=MARKERS[index],
+                markersize=3.5,
+                linewidth=1.2,
+            )
+        ax.set_xscale("log")
+        ax.set_xlabel("training step")
+        ax.set_title(codec)
+    axes[0, 0].set_ylabel("validation bits per frame,\nlower is better")
+    entries = {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
+    _legend(figure, {**entries, "static entropy (dotted)": ("#888888", "")})
+    figure.suptitle("Language models' training, a line a seed")
     return figure
 
 
@@ -500,6 +531,7 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "criterion": criterion,
     "scores": scores,
     "likelihood": likelihood,
+    "learning": learning,
     "price": price,
     "speed": speed,
     "patterns": patterns,

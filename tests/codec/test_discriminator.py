@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.codec.discriminator import Discriminator, Judgement, adversarial_loss, discriminator_loss, feature_loss
+from pipeline.codec.discriminator import (
+    Judgement,
+    StftDiscriminator,
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+)
 
 WINDOWS = [256, 64, 32]
 
@@ -15,9 +21,9 @@ def noise(*size: int, seed: int = 0) -> Tensor:
     return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
 
 
-def small(slope: float = 0.2) -> Discriminator:
+def small(slope: float = 0.2) -> StftDiscriminator:
     torch.manual_seed(0)
-    return Discriminator(windows=WINDOWS, filters=4, slope=slope)
+    return StftDiscriminator(windows=WINDOWS, filters=4, slope=slope)
 
 
 def says(*logits: float, features: float = 0.0) -> list[Judgement]:
@@ -47,7 +53,7 @@ def test_logits_and_features_are_those_of_encodecs_own_code(slope: float, length
         other.load_state_dict({{"0": "weight_g", "1": "weight_v"}.get(name, name): v for name, v in state.items()})
     x = noise(2, length)
     logits, features = theirs(x[:, None])
-    for judgement, expected, layers in zip(ours(x), logits, features, strict=True):
+    for judgement, expected, layers in zip(ours(x, range(3)), logits, features, strict=True):
         torch.testing.assert_close(judgement.logits, expected, rtol=1e-5, atol=1e-5)
         for feature, layer in zip(judgement.features, layers, strict=True):
             torch.testing.assert_close(feature, layer, rtol=1e-5, atol=1e-5)
@@ -55,8 +61,8 @@ def test_logits_and_features_are_those_of_encodecs_own_code(slope: float, length
 
 def test_frames_and_frequencies_of_every_layer() -> None:
     """A frame each quarter of a window; each of three dilated layers halves the frequencies."""
-    discriminator = Discriminator(windows=[2048, 1024, 512, 256, 128], filters=2, slope=0.2)
-    for window, judgement in zip([2048, 1024, 512, 256, 128], discriminator(noise(1, 4096)), strict=True):
+    discriminator = StftDiscriminator(windows=[2048, 1024, 512, 256, 128], filters=2, slope=0.2)
+    for window, judgement in zip([2048, 1024, 512, 256, 128], discriminator(noise(1, 4096), range(5)), strict=True):
         frames = (4096 - window) // (window // 4) + 1
         widths = [window // 2 + 1, *(math.ceil((window // 2 + 1) / 2**i) for i in (1, 2, 3, 3))]
         assert [tuple(f.shape) for f in judgement.features] == [(1, 2, frames, width) for width in widths]
@@ -75,7 +81,7 @@ def test_the_stft_of_white_noise_has_its_power_at_any_window() -> None:
 
 def test_waveforms_shorter_than_a_window_are_named() -> None:
     with pytest.raises(ValueError, match=r"waveforms of 255 samples are shorter than .* \(256 samples\)"):
-        small()(noise(1, 255))
+        small()(noise(1, 255), [0])
 
 
 def test_hinge_losses_are_their_equations() -> None:
@@ -103,18 +109,18 @@ def test_feature_matching_weighs_layers_alike_whatever_their_sizes() -> None:
 
 
 def test_equal_waveforms_match_in_every_feature() -> None:
-    judged = small()(noise(2, 400))
+    judged = small()(noise(2, 400), range(3))
     assert float(feature_loss(judged, judged, relative=True).detach()) == 0
 
 
 def test_it_learns_to_tell_white_noise_from_its_moving_average() -> None:
     torch.manual_seed(0)
-    discriminator = Discriminator(windows=[32], filters=4, slope=0.2)
+    discriminator = StftDiscriminator(windows=[32], filters=4, slope=0.2)
     optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-2, betas=(0.5, 0.9))
     losses = []
     for step in range(40):
         real, generated = noise(2, 400, seed=2 * step), noise(2, 401, seed=2 * step + 1).unfold(1, 2, 1).mean(-1)
-        loss = discriminator_loss(discriminator(real), discriminator(generated))
+        loss = discriminator_loss(discriminator(real, range(3)), discriminator(generated, range(3)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -13,9 +13,11 @@ from pipeline.codec import model as codecs
 from pipeline.files import read_json, write_json
 
 
-def new(quantizer: str = "residual", **changes: Any) -> codecs.Codec:
+def new(quantizer: str = "residual", architecture: str = "seanet", **changes: Any) -> codecs.Codec:
     torch.manual_seed(0)
-    settings = params.Codec.model_validate(small.changed(**changes))
+    sizes = {name: value for name, value in changes.items() if name in small.SIZES[architecture]}
+    rest = {name: value for name, value in changes.items() if name not in sizes}
+    settings = params.Codec.model_validate(small.codec(architecture, sizes=sizes, **rest)).of(architecture)
     codec = codecs.Codec(codecs.configuration(settings, small.RATE, quantizer)).eval()
     codec.quantizer.codebooks.normal_(0, 0.1)
     return codec
@@ -26,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "causal": {"causal": True},
     "zeros": {"pad_mode": "constant"},
     "grouped": {"quantizer": "grouped"},
+    "stft": {"architecture": "stft"},
 }
 
 

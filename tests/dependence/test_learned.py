@@ -51,6 +51,7 @@ def test_total_correlation_sees_what_no_pair_shows() -> None:
     settings = params.Dependence(
         shuffles=1,
         snapshot_clips=1,
+        far_lags=[0.5, 1.0],
         bootstrap=20,
         seed=0,
         learned=LEARNED,

@@ -50,7 +50,8 @@ def noise(samples: int = 1600, clips: int = 2) -> Tensor:
 
 def codec_of(settings: dict[str, Any], rate: int = small.RATE, quantizer: str = "residual") -> codecs.Codec:
     torch.manual_seed(0)
-    return codecs.Codec(codecs.configuration(params.Codec.model_validate(settings), rate, quantizer)).eval()
+    seanet_settings = params.Codec.model_validate(settings).of("seanet")
+    return codecs.Codec(codecs.configuration(seanet_settings, rate, quantizer)).eval()
 
 
 def small_codec(quantizer: str = "residual", *, latent_norm: bool = False, **sizes: Any) -> codecs.Codec:
@@ -293,7 +294,7 @@ def test_a_codec_with_latent_norm_comes_with_its_code(
     ],
 )
 def test_what_transformers_cannot_be_is_named(changes: dict[str, Any], complaint: str, tmp_path: Path) -> None:
-    codec = codec_of(small.changed(**MANY | changes))
+    codec = codec_of(small.codec(**MANY | changes))
     with pytest.raises(ValueError, match=complaint):
         encodec.save_encodec(codec, tmp_path)
     assert not list(tmp_path.iterdir())

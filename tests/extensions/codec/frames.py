@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 class Sizes(BaseModel):
-    """Its section of the parameters, `codec.frames`."""
+    """Its section of the parameters, `codec.frames`, its training aside."""
 
     hop_length: int  # samples
     width: int
@@ -42,7 +42,7 @@ class Decoder(nn.Sequential):
 
 
 class Frames:
-    """The choice `frames` of codec.architecture."""
+    """The architecture `frames`."""
 
     Sizes = Sizes
 
