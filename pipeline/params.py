@@ -344,8 +344,8 @@ class Stft(_Section):
 
     @model_validator(mode="after")
     def _frames_cover_the_waveform(self) -> Self:
-        if self.window % (2 * self.hop) or self.window == self.hop:
-            raise ValueError(f"window ({self.window}) must be an even multiple of hop ({self.hop})")
+        if self.hop % 2 or self.window % (2 * self.hop):
+            raise ValueError(f"window ({self.window}) must be an even multiple of hop ({self.hop}), an even number too")
         if (self.window - self.hop) // 2 >= self.hop_length:
             raise ValueError(
                 f"window ({self.window}) reaches past a clip's ends by more than a frame of {self.hop_length}"

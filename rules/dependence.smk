@@ -93,12 +93,12 @@ rule measure_price:
         runtime=30,
     params:
         settings=settings("codec", "dependence", confidence="report.confidence"),
-        code=code("pipeline.dependence.conditional", "PATTERNS"),
+        code=code("pipeline.dependence.price", "PATTERNS"),
         lm=at(study.LM),
         tokens=at(study.TOKENS),
         text=at(study.TEXT),
     shell:
-        "python -m pipeline.dependence.conditional --params {params.settings:q} --device $DEVICE --threads {threads}"
+        "python -m pipeline.dependence.price --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --lm {params.lm} --tokens {params.tokens} --manifest {input.manifest} --text {params.text}"
         " --out {output} > {log} 2>&1"
 

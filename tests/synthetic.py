@@ -258,6 +258,7 @@ def _price(root: Path, model: Model, helped: float) -> None:
     price = statistics.interval(value, value + spread, 0.95)
     found = {
         "price": price.json(resamples=True),
+        "by_codebook": [{"value": value / 3} for _ in range(CODEBOOKS - 1)],
         "bits_factorised": {"value": 20.0},
         "bits_with_head": {"value": 20.0 - value},
         "controls": {

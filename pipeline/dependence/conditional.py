@@ -9,23 +9,19 @@ To measure it, the model is frozen, and codebook k > 1 also sees the codes befor
     logits_k = LM_k(h) + O_k [(sum_{j<k} E_kj[q_j]) * (1 + W_k h)].
 
 E and W start at 0, so the model is its own baseline. Its held-out bits minus those with heads are the price, in bits a
-step. The true one is higher, and the longer the heads train, the more of it they find: compare codecs by one recipe and
-under one pattern. Heads may also mend a p_k that is off, which controls show; their heads train beside the others,
-alike in all but the codes that they see:
+step. The true one is higher, and heads that train longer find more of it: compare codecs by one recipe and under one
+pattern. Heads may also mend a p_k that is off. Controls show how much; their heads train beside the others, alike in
+all but what they see. To save time each predicts one codebook, the last, whose head sees the most, or a copy:
 
-- `other_clip`: those of a random step of another clip. Truth 0.
-- `other_frame`: those of a random step of the same clip, at least a quarter of it away. Such codes tell which piece is
-  playing; truth 0 if h tells it already.
-- `copied`: a copy of the first codebook, predicted from the first by LM_1(h) and a head. Truth: LM_1's bits.
-
-    python -m pipeline.dependence.conditional --lm results/lm/parallel/mmd-seed0-lm0 --text results/lm/text \
-        --tokens results/codec/tokens/mmd-seed0 --manifest results/corpus/manifest.parquet --out price.json
+- `other_clip`: the last from the codes before it at a random step of another clip. Truth 0.
+- `other_frame`: from those at a random step of the same clip, at least a quarter of it away. Such codes tell which
+  piece is playing. Truth 0 if h tells it already.
+- `copied`: a copy of the first codebook from the first, by LM_1(h) and a head. Truth: LM_1's bits.
 """
 
 import copy
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,18 +29,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline import files, job, manifest, params, provenance, statistics
-from pipeline.lm import conditioning
-from pipeline.lm import model as language_model
-from pipeline.lm.conditioning import TextStates
-from pipeline.lm.model import LanguageModel
-from pipeline.lm.train import Split, load_split, subset
-from pipeline.lm.transformer import set_matmul_precision
+from pipeline import job, params, statistics
 
 OWN = "own"  # the view of a step's own codes, whose bound is the price
 FROZEN = "frozen"  # the language model without heads
 CURVE = (4, 2)  # the bound is also taken after a quarter and after half of the steps
-CLIPS_AT_ONCE, STEPS_AT_ONCE = 8, 4096  # through the model, and through the heads at evaluation
+AT_ONCE = 4096  # steps at evaluation
 
 Frozen = Callable[[Tensor], Tensor]  # h `[N, width]` -> logits of all codebooks `[N, K, C]`
 
@@ -106,11 +96,11 @@ def views(codes: Tensor, clips: int, seed: int) -> dict[str, View]:
     far = max(steps // 4, 1)
     elsewhere = (clip + draw(1, clips)) % clips * steps + draw(0, steps)
     later = clip * steps + (step + draw(far, steps - far + 1)) % steps
-    shown = own(codes)
+    last = {len(codes) - 1: list(range(len(codes) - 1))}
     return {
-        OWN: shown,
-        "other_clip": View(codes[:, elsewhere.flatten().to(codes.device)], shown.sees),
-        "other_frame": View(codes[:, later.flatten().to(codes.device)], shown.sees),
+        OWN: own(codes),
+        "other_clip": View(codes[:, elsewhere.flatten().to(codes.device)], last),
+        "other_frame": View(codes[:, later.flatten().to(codes.device)], last),
         "copied": View(codes, {0: [0]}),
     }
 
@@ -169,7 +159,7 @@ def fit(
 def bits(frozen: Frozen, steps: Steps, heads: dict[str, Heads], shown: dict[str, View]) -> dict[str, np.ndarray]:
     """Bits a step of each clip and predicted codebook, `[n, J]`, with every view's heads, and `FROZEN` `[n, K]`."""
     parts: dict[str, list[Tensor]] = {name: [] for name in (FROZEN, *shown)}
-    for rows in torch.arange(len(steps.hidden), device=steps.hidden.device).split(STEPS_AT_ONCE):
+    for rows in torch.arange(len(steps.hidden), device=steps.hidden.device).split(AT_ONCE):
         logits, codes = frozen(steps.hidden[rows]), steps.codes[:, rows]
         parts[FROZEN].append(F.cross_entropy(logits.movedim(1, 2), codes.T, reduction="none").T)
         for name, view in shown.items():
@@ -235,68 +225,3 @@ def measure(
         "train_clips": train.clips,
         "train_steps": len(train.hidden),
     }
-
-
-@torch.no_grad()
-def full_steps(model: LanguageModel, split: Split, text: TextStates, progress: job.Progress | None = None) -> Steps:
-    """The steps of a split's clips that hold all codebooks, under each clip's first caption.
-
-    Raises:
-        ValueError: the model's pattern has no such step, or it has one codebook alone.
-    """
-    shape, device = model.shape, model.heads.device
-    layout = model.pattern(split.tokens.shape[2])
-    full = layout.mask.all(dim=0)
-    if shape.codebooks < 2 or not full.any():
-        raise ValueError(
-            f"no step of pattern '{shape.pattern}' holds 2 codebooks or more at once and all of the {shape.codebooks}: "
-            "there is a price of factorising for patterns such as parallel and delay"
-        )
-    hidden, codes = [], []
-    for start in range(0, len(split), CLIPS_AT_ONCE):
-        rows = slice(start, start + CLIPS_AT_ONCE)
-        states, mask = text.batch(split.captions[rows, 0])
-        part = split.codes(rows).to(device)
-        hidden.append(model.hidden(part, states.to(device), mask.to(device))[:, full])
-        codes.append(layout.lay_out(part, model.special)[:, :, full])
-        if progress:
-            progress.update(min(start + CLIPS_AT_ONCE, len(split)))
-    return Steps(torch.cat(hidden).flatten(0, 1), torch.cat(codes).movedim(1, 0).flatten(1), len(split))
-
-
-def main() -> None:
-    """Measures the price of factorising of one language model and writes JSON."""
-    parser = job.parser("Measure what predicting the codebooks of a step independently of each other costs.")
-    parser.add_argument("--lm", type=Path, required=True, help="folder of the language model")
-    parser.add_argument("--tokens", type=Path, required=True, help="folder of its codec's tokens")
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest.parquet, for captions and tracks")
-    parser.add_argument("--text", type=Path, required=True, help="folder of text states")
-    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
-    args = parser.parse_args()
-    device = job.prepare(args)
-    set_matmul_precision(device)
-    codec = params.section(args.params, "codec", params.Codec)
-    settings = params.section(args.params, "dependence", params.Dependence)
-    confidence = params.confidence(args.params)
-
-    model = language_model.load(args.lm).to(device)
-    text = conditioning.load(args.text)
-    clips = manifest.read(args.manifest)
-    train, test = (load_split(args.tokens, clips, text, name, codec) for name in ("train", "test"))
-    train = subset(train, settings.conditional.clips)
-    run = f"price/{args.lm.parent.name}/{args.lm.name}"
-    with job.Progress(run, len(train), "clip") as progress:
-        learned = full_steps(model, train, text, progress)
-    held_out = full_steps(model, test, text)
-    tracks = manifest.track_numbers(manifest.of_split(clips, "test"))
-    with job.Progress(run, settings.conditional.steps) as progress:
-        result = measure(
-            lambda hidden: model.logits(hidden, slice(None)), learned, held_out, tracks, settings, confidence, progress
-        )
-    used = {"dependence": settings.model_dump(), "confidence": confidence}
-    record = provenance.record(used, seed=settings.seed, device=device.type)
-    files.write_json(args.out, {"pattern": model.shape.pattern, **result, "provenance": record})
-
-
-if __name__ == "__main__":
-    job.run(main)

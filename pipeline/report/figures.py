@@ -354,7 +354,7 @@ def price(results: Results) -> Figure:
     """What factorised models pay, by pattern and codec, with controls, and what made processes pay by their truth."""
     patterns = list(dict.fromkeys(model.pattern for model in results.study.factorised))
     figure, axes = _figure(1, len(patterns) + 1, (max(1 + 3.2 * (len(patterns) + 1), TITLE), 4))
-    shown = {"other_clip": "x", "other_frame": "+"}
+    marks = ("_", "x", "+")
     for ax, pattern in zip(axes[0], patterns, strict=False):
         models = [model for model in results.study.factorised if model.pattern == pattern]
         codecs = list(dict.fromkeys(model.codec for model in models))
@@ -362,9 +362,11 @@ def price(results: Results) -> Figure:
             ours = [model for model in models if model.codec == codec]
             colour = COLOURS[list(results.study.codecs).index(codec)]
             _marks(ax, position, [results.price_of_factorising(model) for model in ours], colour)
-            for control, marker in shown.items():
-                values = [results.conditional(model)["controls"][control]["value"] for model in ours]
-                ax.plot([position + 0.3] * len(values), values, marker, color="#888888", markersize=5)
+            for found in map(results.conditional, ours):
+                controls = found["controls"]
+                last = (found["by_codebook"][-1], controls["other_clip"], controls["other_frame"])
+                for marker, each in zip(marks, last, strict=True):
+                    ax.plot(position + 0.3, each["value"], marker, color="#888888", markersize=5)
         ax.axhline(0, color="black", linewidth=0.8)
         _categories(ax, codecs)
         ax.set_ylabel("price of factorising,\nlower bound (bits a step)")
@@ -378,8 +380,8 @@ def price(results: Results) -> Figure:
     ax.set_xlabel("truth (bits a step)")
     ax.set_ylabel("found (bits a step)")
     ax.set_title("Made processes")
-    entries = {"codes of another clip (truth 0)": ("#888888", "x"), "codes of another frame": ("#888888", "+")}
-    _legend(figure, entries)
+    labels = ("of the last codebook alone", "that sees another clip (truth 0)", "that sees another frame")
+    _legend(figure, {label: ("#888888", marker) for label, marker in zip(labels, marks, strict=True)})
     copied = [results.conditional(m)["controls"]["copied"] for m in results.study.factorised]
     share = min(each["value"] / each["truth"] for each in copied)
     figure.suptitle(

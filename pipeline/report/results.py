@@ -141,7 +141,7 @@ class Results:
         return self.difference(self.bits(model), self.bits(joint))
 
     def conditional(self, model: Model) -> dict[str, Any]:
-        """What a factorised model pays, as `pipeline.dependence.conditional` writes it."""
+        """What a factorised model pays, as `pipeline.dependence.price` writes it."""
         return self._json(place.CONDITIONAL, **model._asdict())
 
     def price_of_factorising(self, model: Model) -> Estimate:

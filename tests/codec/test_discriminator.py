@@ -1,20 +1,26 @@
-"""The discriminator against EnCodec's own code, its losses in closed form and learning to tell two noises apart."""
+"""The discriminators against EnCodec's own code and a slow reference, their losses in closed form, and learning."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.codec.discriminator import (
     Judgement,
+    MelDiscriminator,
     StftDiscriminator,
     adversarial_loss,
     discriminator_loss,
     feature_loss,
+    halves,
 )
+from pipeline.codec.spectral import mel
 
 WINDOWS = [256, 64, 32]
+Discriminator = StftDiscriminator | MelDiscriminator
 
 
 def noise(*size: int, seed: int = 0) -> Tensor:
@@ -24,6 +30,11 @@ def noise(*size: int, seed: int = 0) -> Tensor:
 def small(slope: float = 0.2) -> StftDiscriminator:
     torch.manual_seed(0)
     return StftDiscriminator(windows=WINDOWS, filters=4, slope=slope)
+
+
+def light(windows: list[int] = WINDOWS, bins: int = 12) -> MelDiscriminator:
+    torch.manual_seed(0)
+    return MelDiscriminator(windows=windows, filters=4, slope=0.2, bins=bins, sample_rate=1600)
 
 
 def says(*logits: float, features: float = 0.0) -> list[Judgement]:
@@ -113,14 +124,88 @@ def test_equal_waveforms_match_in_every_feature() -> None:
     assert float(feature_loss(judged, judged, relative=True).detach()) == 0
 
 
-def test_it_learns_to_tell_white_noise_from_its_moving_average() -> None:
+@pytest.mark.parametrize("kind", [small, light])
+def test_scales_are_judged_alone_and_by_their_numbers(kind: Callable[[], Discriminator]) -> None:
+    discriminator, waveform = kind(), noise(2, 400)
+    every = discriminator(waveform, range(3))
+    for number in range(3):
+        (alone,) = discriminator(waveform, [number])
+        assert torch.equal(alone.logits, every[number].logits)
+        assert all(torch.equal(a, b) for a, b in zip(alone.features, every[number].features, strict=True))
+    assert discriminator(waveform, []) == []
+
+
+@pytest.mark.parametrize("kind", [small, light])
+def test_a_batch_of_both_is_taken_apart_into_its_halves(kind: Callable[[], Discriminator]) -> None:
+    """The features of the first half are what the codec is held to, so they keep no gradient."""
+    discriminator = kind()
+    waveforms = noise(2, 400), noise(2, 400, seed=1)
+    sides = halves(discriminator(torch.cat(waveforms), [0, 2]))
+    for side, waveform in zip(sides, waveforms, strict=True):
+        for found, alone in zip(side, discriminator(waveform, [0, 2]), strict=True):
+            torch.testing.assert_close(found.logits, alone.logits)
+            assert found.logits.requires_grad
+            for feature, expected in zip(found.features, alone.features, strict=True):
+                torch.testing.assert_close(feature, expected)
+    assert not any(feature.requires_grad for judgement in sides[0] for feature in judgement.features)
+    assert all(feature.requires_grad for judgement in sides[1] for feature in judgement.features)
+
+
+@torch.no_grad()
+def test_the_light_one_is_convolutions_of_log_mels() -> None:
+    """Each layer from its weight g v / ||v||, kernels over frames and mels, strides over both where they are 2."""
+    discriminator, waveform = light(), noise(2, 1600)
+    layers = [((1, 2), (1, 3)), ((2, 2), (1, 2)), ((1, 2), (1, 2)), ((1, 1), (1, 1)), ((1, 1), (1, 1))]
+    for number, judgement in enumerate(discriminator(waveform, range(3))):
+        scale = discriminator.scales[number]
+        mels = mel(waveform, sample_rate=1600, window=WINDOWS[number], bins=12)
+        x = ((mels + 1e-3).log() + 4).transpose(1, 2)[:, None] / 2
+        for i, (convolution, (stride, padding)) in enumerate(zip([*scale.layers, scale.last], layers, strict=True)):
+            weight = convolution.parametrizations.weight
+            norm = weight.original1.square().sum((1, 2, 3), keepdim=True).sqrt()
+            x = F.conv2d(x, weight.original0 * weight.original1 / norm, convolution.bias, stride, padding)
+            if i < 4:
+                x = torch.where(x > 0, x, 0.2 * x)
+                torch.testing.assert_close(judgement.features[i], x, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(judgement.logits, x, rtol=1e-4, atol=1e-5)
+
+
+def test_mels_enter_between_about_minus_1_5_and_3() -> None:
+    """Silence and a sine of full scale, at every window."""
+    seen: list[Tensor] = []
+    discriminator = light(windows=[256, 512])
+    for scale in discriminator.scales:
+        scale.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    loud = torch.sin(2 * math.pi * 200 * torch.arange(1600) / 1600)
+    discriminator(torch.stack([torch.zeros(1600), loud]), [0, 1])
+    for x in seen:
+        torch.testing.assert_close(x[0], torch.full_like(x[0], (math.log(1e-3) + 4) / 2))
+        assert 2 < float(x[1].max()) < 3.5
+
+
+@pytest.mark.parametrize("kind", [small, light])
+def test_silence_has_finite_gradients(kind: Callable[[], Discriminator]) -> None:
+    silence = torch.zeros(2, 400).requires_grad_()
+    adversarial_loss(kind()(silence, range(3))).backward()
+    assert silence.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "discriminator",
+    [
+        lambda: StftDiscriminator(windows=[32], filters=4, slope=0.2),
+        lambda: MelDiscriminator(windows=[32], filters=4, slope=0.2, bins=8, sample_rate=1600),
+    ],
+    ids=["stft", "mel"],
+)
+def test_it_learns_to_tell_white_noise_from_its_moving_average(discriminator: Callable[[], Discriminator]) -> None:
     torch.manual_seed(0)
-    discriminator = StftDiscriminator(windows=[32], filters=4, slope=0.2)
-    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-2, betas=(0.5, 0.9))
+    judge = discriminator()
+    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-2, betas=(0.5, 0.9))
     losses = []
     for step in range(40):
         real, generated = noise(2, 400, seed=2 * step), noise(2, 401, seed=2 * step + 1).unfold(1, 2, 1).mean(-1)
-        loss = discriminator_loss(discriminator(real, range(3)), discriminator(generated, range(3)))
+        loss = discriminator_loss(judge(real, [0]), judge(generated, [0]))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.codec.spectral import LOG_FLOOR, log_mel_distance, mel, mel_loss, si_sdr, soft_si_sdr
+from pipeline.codec.spectral import LOG_FLOOR, cosine_distance, log_mel_distance, mel, mel_loss, si_sdr, soft_si_sdr
 
 RATE = 16_000
 WINDOWS = [64, 256, 1024]
@@ -47,6 +47,35 @@ def test_si_sdr_is_its_formula() -> None:
             assert float(one) == pytest.approx(expected, abs=1e-2)
 
 
+@given(decibel=st.floats(-20, 20), gain=st.floats(0.5, 5))
+def test_the_cosine_distance_is_a_bounded_si_sdr(decibel: float, gain: float) -> None:
+    """An error orthogonal to the target makes the cosine (1 + 10^(-SI-SDR / 10))^-1/2, whatever the gain."""
+    estimate, target = with_noise_at(decibel)
+    expected = 10 * math.log10(1 - (1 + 10 ** (-decibel / 10)) ** -0.5 + 1e-3)
+    torch.testing.assert_close(cosine_distance(gain * estimate, target), torch.full((2,), expected), rtol=0, atol=0.02)
+
+
+def test_the_cosine_distance_lies_between_minus_30_and_3_db() -> None:
+    target = noise(1, 1000)
+    for estimate, expected in (
+        (target, -30.0),
+        (-target, 10 * math.log10(2.001)),
+        (0 * target, 10 * math.log10(1.001)),
+    ):
+        assert float(cosine_distance(estimate, target)) == pytest.approx(expected, abs=0.01)
+
+
+def test_the_cosine_distance_of_uncorrelated_noise_has_a_small_gradient() -> None:
+    """SI-SDR's is many times as large there, which is why the cosine trains a network from its start."""
+    target = noise(1, 4000, seed=1)
+    gradients = []
+    for distance in (cosine_distance, soft_si_sdr):
+        estimate = noise(1, 4000).requires_grad_()
+        distance(estimate, target).sum().backward()
+        gradients.append(float(estimate.grad.norm()))
+    assert gradients[1] > 10 * gradients[0]
+
+
 def test_silence_scores_0_db_and_noise_against_silence_less() -> None:
     silence = torch.zeros(1, 4000)
     assert float(soft_si_sdr(silence, silence)) == 0
@@ -58,7 +87,8 @@ def test_silence_scores_0_db_and_noise_against_silence_less() -> None:
 @pytest.mark.parametrize("target", [0.0, 0.1])
 def test_silence_has_finite_gradients(estimate: float, target: float) -> None:
     x, y = (estimate * noise(2, 2048)).requires_grad_(), target * noise(2, 2048)
-    (mel_loss(x, y, **SIZES) - soft_si_sdr(x, y).mean() + log_mel_distance(x, y, **SIZES).mean()).backward()
+    losses = mel_loss(x, y, **SIZES) - soft_si_sdr(x, y).mean() + cosine_distance(x, y).mean()
+    (losses + log_mel_distance(x, y, **SIZES).mean()).backward()
     assert x.grad is not None
     assert x.grad.isfinite().all()
 

@@ -24,14 +24,20 @@ from pipeline.codec import reconstruction, seanet, tokens
 from pipeline.codec import train as train_codec
 from pipeline.codec.independence import above_floor, mmd
 from pipeline.codec.quantizer import ResidualVectorQuantizer
+from pipeline.codec.spectral import mel_loss
 from pipeline.codec.train import Rows, Run
 from pipeline.files import read_json, write_array
 from pipeline.generation import decode
 
 OFF = params.Independence(weight=0, delay=False, stream="quantized", estimator="closed_form")
 ON = params.Independence(weight=10, delay=True, stream="quantized", estimator="closed_form")
-ADVERSARY: dict[str, Any] = {"adversarial_weight": 4.0, "feature_weight": 4.0}
+WEIGHTS = ("adversarial_weight", "feature_weight")
+ADVERSARY: dict[str, Any] = dict.fromkeys(WEIGHTS, 4.0)
 BALANCED = ADVERSARY | {"balancer": True}
+# The light one, on one window a step, from half of a trunk or of a branch on.
+MEL = small.TRAINING["discriminator"] | {"kind": "mel", "windows_a_step": 1}
+EARLY = ADVERSARY | {"discriminator": MEL, "adversary_from": 0.25, "adversary_ramp": 0.5, "mel_windows_a_step": 1}
+LATE = EARLY | {"adversary_from": 0.75, "adversary_ramp": 0.1, "weight_decay": 0.01, "cosine_weight": 0.1}
 CHECKPOINT = Path("checkpoints/run")
 CPU = torch.device("cpu")
 
@@ -85,9 +91,24 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             yield
 
 
-@pytest.mark.parametrize(("independence", "training"), [(OFF, {}), (ON, {}), (ON, BALANCED)])
-def test_a_trunk_and_its_branch_are_a_straight_run(independence: params.Independence, training: dict[str, Any]) -> None:
-    settings = small.settings(training)
+@pytest.mark.parametrize(
+    ("architecture", "independence", "training"),
+    [
+        ("seanet", OFF, {}),
+        ("seanet", ON, {}),
+        ("seanet", ON, BALANCED),
+        ("seanet", ON, EARLY),
+        ("stft", ON, {}),
+        ("stft", OFF, EARLY),
+        ("stft", ON, EARLY),
+        ("stft", ON, LATE),
+    ],
+)
+def test_a_trunk_and_its_branch_are_a_straight_run(
+    architecture: str, independence: params.Independence, training: dict[str, Any]
+) -> None:
+    """Also where the trunk ends before the adversary comes, or within its ramp."""
+    settings = small.settings(training, architecture)
     straight = new(settings)
     history = trained(straight, independence)
     trunk = new(settings)
@@ -117,14 +138,23 @@ def test_seeds_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "training"),
-    [*((step, {}) for step in (1, 3, 5, 9, 11)), (1, BALANCED), (9, BALANCED), (9, ADVERSARY), (5, {"balancer": True})],
+    ("architecture", "step", "training"),
+    [
+        *(("seanet", step, {}) for step in (1, 3, 5, 9, 11)),
+        *(("stft", step, EARLY) for step in (1, 3, 5, 9, 11)),
+        ("seanet", 1, BALANCED),
+        ("seanet", 9, BALANCED),
+        ("seanet", 9, ADVERSARY),
+        ("seanet", 9, EARLY),
+        ("seanet", 5, {"balancer": True}),
+        ("stft", 9, LATE),
+    ],
 )
 def test_a_killed_run_continues_bit_by_bit(
-    step: int, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    architecture: str, step: int, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the first steps, before k-means, before the loss, in its ramp, and in the last step."""
-    settings = small.settings(training)
+    settings = small.settings(training, architecture)
     straight = new(settings)
     history = trained(straight, ON)
     assert not (CHECKPOINT / "state.safetensors").exists()
@@ -190,6 +220,67 @@ def test_a_run_with_an_adversary_trains_both(balancer: bool) -> None:
     assert run.optimizer.param_groups[0]["lr"] < 1e-4
 
 
+@pytest.mark.parametrize(("training", "first"), [(EARLY, 3), (LATE, 9)])
+def test_a_light_adversary_comes_in_at_its_share_of_the_steps(training: dict[str, Any], first: int) -> None:
+    """Until then the run is one without it, to the bit; from then on each step moves the scale drawn for it alone."""
+    runs = [new(small.settings(training | weights, "stft")) for weights in ({}, dict.fromkeys(WEIGHTS, 0.0))]
+    for run in runs:
+        trained(run, OFF, first)
+    plain = state(runs[1])
+    assert plain.keys() < state(runs[0]).keys()
+    assert same({name: value for name, value in state(runs[0]).items() if name in plain}, plain)
+    optimizer = runs[0].optimizers["discriminator_optimizer"]
+    assert not optimizer.state
+    history = trained(runs[0], OFF)
+    assert all({"adversarial", "feature", "discriminator"} <= row.keys() for row in history[-2:])
+    moved = [int(optimizer.state[scale.last.bias]["step"]) for scale in runs[0].modules["discriminator"].scales]
+    assert sum(moved) == 12 - first
+    assert not same({name: state(runs[0])[name] for name in plain}, plain)
+
+
+def test_windows_of_the_mel_loss_are_drawn_anew_each_step() -> None:
+    run, generator = new(small.settings({"mel_windows_a_step": 1})), torch.Generator().manual_seed(0)
+    waveform = train_codec.batch(clips(), run, 0)
+    output = waveform + 0.1 * torch.randn(waveform.shape, generator=generator)
+    sizes = {"sample_rate": small.RATE, "bins": small.TRAINING["mel_bins"]}
+    alone = [float(mel_loss(output, waveform, windows=[window], **sizes)) for window in (32, 64)]
+    found = []
+    for run.step in range(20):
+        found.append(float(train_codec.reconstruction_losses(output, waveform, run)["mel"]))
+    assert set(found) == set(alone)
+    both = train_codec.reconstruction_losses(output, waveform, new())["mel"]
+    assert float(both) == pytest.approx(sum(alone) / 2)
+
+
+@given(count=st.integers(1, 6), data=st.data())
+def test_what_is_drawn_is_some_of_the_numbers_in_their_order(count: int, data: st.DataObject) -> None:
+    wanted = data.draw(st.integers(1, count))
+    drawn = train_codec.drawn(count, wanted, torch.Generator().manual_seed(data.draw(st.integers(0, 99))))
+    assert len(drawn) == wanted
+    assert drawn == sorted(set(drawn) & set(range(count)))
+
+
+@given(start=st.integers(0, 20), length=st.integers(0, 10), step=st.integers(0, 40))
+def test_a_ramp_is_0_then_linear_then_1(start: int, length: int, step: int) -> None:
+    expected = 0.0 if step < start else 1.0 if step >= start + length else (step - start + 1) / length
+    assert train_codec.ramp(step, start, length) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("architecture", "sizes"), [("seanet", {"filters": 4}), ("stft", {})])
+def test_weight_decay_pulls_at_matrices_alone(architecture: str, sizes: dict[str, int]) -> None:
+    """With gradients of 0, a step is p - rate x decay x p for these, and nothing for gains, biases and magnitudes."""
+    codec = new(params.Codec.model_validate(small.codec(architecture, sizes=sizes)).of(architecture)).codec
+    before = {name: p.detach().clone() for name, p in codec.named_parameters()}
+    for p in codec.parameters():
+        p.grad = torch.zeros_like(p)
+    train_codec.optimizer(codec, 0.1, (0.8, 0.98), 0.5).step()
+    kept = {name for name, p in codec.named_parameters() if torch.equal(p, before[name])}
+    assert kept == {name for name, p in before.items() if p.ndim == 1 or name.endswith("original0")}
+    for name, p in codec.named_parameters():
+        if name not in kept:
+            torch.testing.assert_close(p, 0.95 * before[name])
+
+
 def judged(training: dict[str, Any]) -> tuple[Run, Tensor, dict[str, Tensor]]:
     """A run, an output that is no network's, and its losses."""
     run = new(small.settings(training))
@@ -217,6 +308,8 @@ def test_weighted_losses_are_summed_where_nothing_balances_them() -> None:
     run, output, losses = judged(ADVERSARY | {"si_sdr_weight": 0.0, "feature_weight": 3.0})
     expected = losses["l1"] + losses["mel"] + 4 * losses["adversarial"] + 3 * losses["feature"]
     torch.testing.assert_close(train_codec.combined(losses, output, run, 1.0), expected)
+    expected -= 0.75 * (4 * losses["adversarial"] + 3 * losses["feature"])
+    torch.testing.assert_close(train_codec.combined(losses, output, run, 0.25), expected)
 
 
 def test_the_balancer_holds_the_losses_of_the_output_alone_and_raises_si_sdr() -> None:
@@ -239,8 +332,9 @@ def test_a_state_with_other_parts_is_named(saved: dict[str, Any], needed: dict[s
 
 @pytest.mark.parametrize("stream", ["quantized", "input", "residual"])
 @pytest.mark.parametrize("quantizer", ["residual", "grouped"])
-def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(quantizer: str, stream: str) -> None:
-    run = new(quantizer=quantizer)
+@pytest.mark.parametrize("architecture", ["seanet", "stft"])
+def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(architecture: str, quantizer: str, stream: str) -> None:
+    run = new(small.settings(architecture=architecture), quantizer=quantizer)
     trained(run, OFF, 6)
     run.optimizer.zero_grad()
     before = {name: value.clone() for name, value in run.codec.state_dict().items()}
@@ -441,17 +535,23 @@ BRANCH = ("--trunk", "trunk", "--name", "mmd")
 
 
 @pytest.mark.parametrize(
-    ("quantizer", "changes"),
-    [("residual", {}), ("grouped", {"causal": True, "pad_mode": "constant"})],
+    ("architecture", "quantizer", "changes"),
+    [
+        ("seanet", "residual", {}),
+        ("seanet", "grouped", {"sizes": {"causal": True, "pad_mode": "constant"}}),
+        ("stft", "residual", {"training": EARLY}),
+        ("stft", "grouped", {"training": LATE}),
+    ],
 )
 def test_from_a_corpus_to_tokens_and_reconstructions(
-    quantizer: str, changes: dict[str, Any], study: Command, monkeypatch: pytest.MonkeyPatch
+    architecture: str, quantizer: str, changes: dict[str, Any], study: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss = {"loss": {"weight": 1.0, "delay": True, "stream": "quantized", "estimator": "closed_form"}}
-    settings = {"codec": small.codec(sizes=changes)}
-    study("trunk", "trunk", "--quantizer", quantizer, **settings)
-    study("branch", "mmd", *BRANCH, "--quantizer", quantizer, **loss, **settings)
-    study("branch", "again", *BRANCH, "--quantizer", quantizer, **loss, **settings)
+    settings = {"codec": small.codec(architecture, **changes)}
+    kind = ("--architecture", architecture, "--quantizer", quantizer)
+    study("trunk", "trunk", *kind, **settings)
+    study("branch", "mmd", *BRANCH, *kind, **loss, **settings)
+    study("branch", "again", *BRANCH, *kind, **loss, **settings)
     assert Path("mmd/model.safetensors").read_bytes() == Path("again/model.safetensors").read_bytes()
     assert Path("mmd/history.csv").read_bytes() == Path("again/history.csv").read_bytes()
     assert not list(Path("checkpoints").rglob("*.safetensors"))
@@ -471,14 +571,14 @@ def test_from_a_corpus_to_tokens_and_reconstructions(
     audio = np.load("corpus/audio.npy")
     for split, rows in {"train": [0, 2, 3], "validation": [5], "test": [6, 7, 8, 9]}.items():
         places = ("--codec", "mmd", "--corpus", "corpus", "--out", f"tokens/{split}.npy")
-        command(tokens, monkeypatch, *places, "--split", split)
+        command(tokens, monkeypatch, *places, "--split", split, **settings)
         codes = np.load(f"tokens/{split}.npy")
         assert codes.dtype == np.uint16
         assert codes.shape == (len(rows), small.K, small.CLIP // small.HOP)
         expected = codec.encode(torch.from_numpy(to_float(audio[rows])))
         assert np.array_equal(codes, expected.numpy())
 
-    command(reconstruction, monkeypatch, "--codec", "mmd", "--corpus", "corpus", "--out", "metrics.json")
+    command(reconstruction, monkeypatch, "--codec", "mmd", "--corpus", "corpus", "--out", "metrics.json", **settings)
     metrics = read_json("metrics.json")
     assert (metrics["clips"], metrics["tracks"], metrics["frame_rate"]) == (4, 2, 100)
     assert all(1 <= value <= small.C for value in metrics["perplexity"])
@@ -494,7 +594,7 @@ def test_from_a_corpus_to_tokens_and_reconstructions(
         assert metrics["mmd"][name] == pytest.approx(expected, rel=1e-4)
 
     places = ("--codec", "mmd", "--tokens", "tokens", "--manifest", "corpus/manifest.parquet", "--out", "wave")
-    command(decode, monkeypatch, *places)
+    command(decode, monkeypatch, *places, **settings)
     waves = np.load("wave/audio.npy")
     assert waves.dtype == np.int16
     assert waves.shape == (3, small.CLIP)
