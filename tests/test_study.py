@@ -168,9 +168,13 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
 
 
 def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:
-    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd", "seanet-mmd"]
+    assert default.independent == ["mmd", "mmd-delay", "mmd-100", "grouped-mmd", "seanet-mmd"]
     assert default.kinds == [Kind("stft", "residual"), Kind("stft", "grouped"), Kind("seanet", "residual")]
-    assert default.pairs(Kind("stft", "residual")) == [("mmd", "baseline"), ("mmd-delay", "baseline")]
+    assert default.pairs(Kind("stft", "residual")) == [
+        ("mmd", "baseline"),
+        ("mmd-delay", "baseline"),
+        ("mmd-100", "baseline"),
+    ]
     assert default.pairs(Kind("stft", "grouped")) == [("grouped-mmd", "grouped")]
     assert default.pairs(Kind("seanet", "residual")) == [("seanet-mmd", "seanet")]
     assert default.seeds("baseline", "mmd") == [0, 1, 2]

@@ -56,7 +56,7 @@ def test_a_loss_that_helps_is_supported(helped: tuple[Path, dict[str, Any]]) -> 
 def test_a_loss_that_harms_is_not_supported(harmed: tuple[Path, dict[str, Any]]) -> None:
     verdicts = _verdicts(*harmed)
     assert {verdicts[claim] for claim in ("C1", "C3", "C5", "C7", "C8")} == {NOT_SUPPORTED}
-    assert verdicts["C2"].startswith(UNDECIDED)  # of nine codecs, whose ranks agree
+    assert verdicts["C2"] == SUPPORTED  # the criterion follows the information, wherever that goes
 
 
 def test_one_seed_decides_dependence_and_the_price_but_no_music(harmed: tuple[Path, dict[str, Any]]) -> None:

@@ -52,7 +52,7 @@ def test_tables_are_complete_and_the_same_twice(
     metrics = json.loads(written["metrics.json"])
     assert metrics["lm"]["delay"]["mmd"]["fad_mtt"] == pytest.approx(7, abs=0.2)
     scores = pd.read_csv(tmp_path / "a" / "scores.csv")
-    assert len(scores) == 1 + 7 + 8
+    assert len(scores) == 1 + 8 + 8
     assert (scores["FAD-MTT low"] <= scores["FAD-MTT"]).all()
     assert "FAD" not in {column.split(",")[0] for column in scores}  # never without the name of its model
     assert scores[["KAD-MTT", "FAD-CDPAM", "KAD-CDPAM", "FAD-CDPAM to FMA-Pop", "KL-MTT (nats)"]].notna().all(None)
