@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.codec.quantizer import VectorQuantizer
 from pipeline.files import atomic, read_json, write_json
-from pipeline.params import CodecSettings, choice
+from pipeline.params import CodecSettings, checked, choice
 
 NORM_EPSILON = 1e-6  # added to a frame's mean square
 AT_ONCE = 2  # clips in one call; more only push the activations out of a processor's cache
@@ -39,11 +39,11 @@ class Codec(nn.Module):
         super().__init__()
         self.configuration = configuration
         self.sample_rate: int = configuration["sample_rate"]  # Hz
-        dimension, sizes = configuration["dimension"], configuration[configuration["architecture"]]
-        self.architecture: type[Architecture] = choice("ARCHITECTURES", configuration["architecture"])
-        checked = self.architecture.Sizes.model_validate(sizes)
-        self.hop_length: int = checked.hop_length  # samples
-        network = self.architecture(checked, dimension)
+        dimension, name = configuration["dimension"], configuration["architecture"]
+        self.architecture: type[Architecture] = choice("ARCHITECTURES", name)
+        sizes = checked(self.architecture.Sizes, configuration[name], name)
+        self.hop_length: int = sizes.hop_length  # samples
+        network = self.architecture(sizes, dimension)
         self.encoder, self.decoder = network.encoder, network.decoder
         self.quantizer: VectorQuantizer = choice("QUANTIZERS", configuration["quantizer"])(
             configuration["codebooks"], configuration["codebook_size"], dimension

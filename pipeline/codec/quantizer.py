@@ -214,7 +214,7 @@ def _kmeans(frames: Tensor, centres: int, iterations: int, generator: torch.Gene
     if len(frames) < centres:
         raise ValueError(
             f"k-means of {centres} codes needs as many frames and has {len(frames)}: "
-            "raise codec.training.batch_size or segment_seconds, or lower codec.codebook_size"
+            "raise batch_size or segment_seconds of its training, or lower codec.codebook_size"
         )
     means = frames[torch.randperm(len(frames), generator=generator)[:centres].to(frames.device)]
     for _ in range(iterations):

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline import params
+from pipeline.params import Stft
 
 LOG_FLOOR = 1e-4  # added to magnitudes before the logarithm
 ENERGY_FLOOR = 1e-6  # added to a frame's mean power
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
     mean: Tensor  # [features]
     deviation: Tensor  # [features]
 
-    def __init__(self, sizes: params.Stft, dimension: int) -> None:
+    def __init__(self, sizes: Stft, dimension: int) -> None:
         super().__init__()
         self.sizes = sizes
         self.spectrum = Spectrum(sizes.window, sizes.hop)
@@ -123,7 +123,7 @@ class Decoder(nn.Module):
     mean: Tensor  # [bins], mu
     deviation: Tensor  # [bins], sigma
 
-    def __init__(self, sizes: params.Stft, dimension: int) -> None:
+    def __init__(self, sizes: Stft, dimension: int) -> None:
         super().__init__()
         self.sizes = sizes
         self.spectrum = Spectrum(sizes.window, sizes.hop)
@@ -145,7 +145,7 @@ class Decoder(nn.Module):
         return self.spectrum.inverse(torch.complex(magnitude * a, magnitude * b))[:, None]
 
 
-def blocks(sizes: params.Stft, width: int, rate: str) -> list[nn.Module]:
+def blocks(sizes: Stft, width: int, rate: str) -> list[nn.Module]:
     """The blocks at one of the two rates, `fine` or `coarse`, and the norm after them."""
     depth = sizes.fine_blocks if rate == "fine" else sizes.blocks
     stack = [Block(width, sizes.kernel_size, sizes.expansion, depth) for _ in range(depth)]
@@ -155,9 +155,9 @@ def blocks(sizes: params.Stft, width: int, rate: str) -> list[nn.Module]:
 class STFT:
     """The architecture `stft`: encoder, decoder and how both start."""
 
-    Sizes = params.Stft
+    Sizes = Stft
 
-    def __init__(self, sizes: params.Stft, dimension: int) -> None:
+    def __init__(self, sizes: Stft, dimension: int) -> None:
         self.encoder, self.decoder = Encoder(sizes, dimension), Decoder(sizes, dimension)
 
     @staticmethod

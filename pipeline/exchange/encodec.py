@@ -7,7 +7,8 @@
 `model.safetensors`, as in `facebook/encodec_32khz`). Transformers has no model with `latent_norm`, so the folder of a
 codec with it also holds the model's code (`latent_norm_encodec.py`): load it with
 `AutoModel.from_pretrained(folder, trust_remote_code=True)`. A plain EncodecModel decodes its codes too, but does not
-encode to the same ones.
+encode to the same ones. A codec of the architecture `stft` comes with its code in the same way (`stft_codec.py` and the
+networks' own files).
 """
 
 import argparse
@@ -26,11 +27,12 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from pipeline import job, provenance
 from pipeline.codec import model as codecs
+from pipeline.codec import quantizer, stft
 from pipeline.codec.quantizer import GroupedVectorQuantizer, ResidualVectorQuantizer
 from pipeline.files import atomic, read_json, write_json
 
 if TYPE_CHECKING:
-    from transformers import EncodecConfig, EncodecModel
+    from transformers import EncodecConfig, EncodecModel, PreTrainedModel
 
 # Sizes of SEANet here, and what EncodecConfig calls them.
 SEANET = {
@@ -69,20 +71,28 @@ SMALLEST = {
     "num_residual_layers": 0,
     "num_lstm_layers": 1,
 }
-LATENT_NORM = "encodec_latent_norm"  # the model type of latent_norm_encodec.py
+LATENT_NORM, STFT_CODEC = "encodec_latent_norm", "stft_codec"  # model types of the modules of these names beside this
+# What a model's files import of each other, as they stand here and as they do in one folder.
+IMPORTS = {"from pipeline.codec.": "from .", "from pipeline.params import Stft": "from typing import Any as Stft"}
 # How weight norm was stored before torch had parametrizations, as in the published checkpoints.
 RENAMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
-def to_transformers(codec: codecs.Codec) -> "EncodecModel":
-    """The EncodecModel that encodes and decodes as `codec` does, on the CPU; a subclass where it has `latent_norm`.
+def to_transformers(codec: codecs.Codec) -> "PreTrainedModel":
+    """The model that encodes and decodes as `codec` does, on the CPU.
 
-    A grouped quantizer becomes a residual one whose codebooks are 0 outside their own dimensions, which chooses the
-    same codes. EncodecModel always has an LSTM; where `codec` has none, its weights are 0 and it adds nothing.
+    An EncodecModel, a subclass of it where `codec` has `latent_norm`, or the `StftCodecModel` of a codec with an STFT.
+
+    EncodecModel has one quantizer and always an LSTM. A grouped quantizer becomes a residual one whose codebooks are 0
+    outside their own dimensions, which chooses the same codes; where `codec` has no LSTM, its weights are 0 and it adds
+    nothing.
 
     Raises:
-        ValueError: `codec` is not a SEANet, or the size of its codebooks is not a power of two.
+        ValueError: the architecture or quantizer of `codec` is one of the user's, or a SEANet's codebooks are not of a
+            power of two of codes.
     """
+    if codec.configuration["architecture"] == "stft":
+        return _stft_codec(codec.configuration, codec.state_dict())
     _, model_class = _transformers(codec.configuration["latent_norm"])
     model = model_class(_encodec_config(codec.configuration)).eval()
     if not codec.configuration["seanet"]["lstm_layers"]:
@@ -137,18 +147,23 @@ def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None) 
     """Writes what `from_pretrained` reads, the configuration of its feature extractor, and `origin`.
 
     Raises:
-        ValueError: EncodecModel does not support `codec`.
+        ValueError: no model of transformers supports `codec`.
     """
     model = to_transformers(codec)
     from transformers import EncodecFeatureExtractor
 
     model.config.architectures = [type(model).__name__]
-    if codec.configuration["latent_norm"]:
-        code = Path(inspect.getfile(type(model)))
+    code = Path(inspect.getfile(type(model)))
+    if code.parent == Path(__file__).parent:
         kinds = {"AutoConfig": type(model.config), "AutoModel": type(model)}
         model.config.auto_map = {auto: f"{code.stem}.{kind.__name__}" for auto, kind in kinds.items()}
-        with atomic(folder / code.name) as temporary:
-            temporary.write_text(code.read_text())
+        networks = (stft, quantizer) if code.stem == STFT_CODEC else ()
+        for file in [code, *(Path(inspect.getfile(network)) for network in networks)]:
+            text = file.read_text()
+            for here, there in IMPORTS.items():
+                text = text.replace(here, there)
+            with atomic(folder / file.name) as temporary:
+                temporary.write_text(text)
     with atomic(folder / "model.safetensors") as temporary:
         weights = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(weights, temporary, metadata={"format": "pt"})
@@ -178,6 +193,8 @@ def from_weights(settings: dict[str, Any], weights: dict[str, Tensor], folder: P
         ValueError: the configuration is not an EnCodec's or not supported, or the weights do not fit it.
     """
     kind = settings.get("model_type")
+    if kind == STFT_CODEC:
+        return _from_stft_codec(settings, weights, folder)
     if kind not in ("encodec", LATENT_NORM):
         raise ValueError(f"{folder / 'config.json'} describes a codec of type {kind!r}, which must be 'encodec'")
     config_class, model_class = _transformers(kind == LATENT_NORM)
@@ -246,6 +263,37 @@ def _transformers(latent_norm: bool) -> tuple[type["EncodecConfig"], type["Encod
 
         return LatentNormEncodecConfig, LatentNormEncodecModel
     return EncodecConfig, EncodecModel
+
+
+def _stft_codec(configuration: dict, weights: dict[str, Tensor]) -> "PreTrainedModel":
+    """The StftCodecModel of a codec's configuration and weights; ValueError where the quantizer is the user's own."""
+    if configuration["quantizer"] not in quantizer.QUANTIZERS:
+        raise ValueError(f"no model of transformers has this codec's quantizer, {configuration['quantizer']}")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from pipeline.exchange.stft_codec import StftCodecConfig, StftCodecModel
+
+    model = StftCodecModel(StftCodecConfig(configuration)).eval()
+    model.load_state_dict(weights)
+    return model
+
+
+def _from_stft_codec(settings: dict[str, Any], weights: dict[str, Tensor], folder: Path) -> codecs.Codec:
+    """The codec of a StftCodecModel, which has its configuration and weights as they are.
+
+    Raises:
+        ValueError: the configuration is not whole, or the weights do not fit it.
+    """
+    try:
+        codec = codecs.Codec(settings["codec"]).eval()
+    except (KeyError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{folder / 'config.json'} does not hold the configuration of a codec: {reason}") from None
+    try:
+        codec.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise ValueError(f"{folder}: the weights do not fit config.json: {reason}") from None
+    return codec
 
 
 def _encodec_config(configuration: dict) -> "EncodecConfig":

@@ -141,7 +141,7 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 def test_weights_of_another_shape_are_named(folder: Path) -> None:
     model = read_json(folder / "model.json")
-    model["configuration"]["seanet"]["filters"] = 3
+    model["configuration"]["codebook_size"] = 3
     write_json(folder / "model.json", model)
     with pytest.raises(ValueError, match=r"the weights do not fit model.json: size mismatch"):
         codecs.load(folder)

@@ -1,5 +1,7 @@
 """Codecs as EncodecModel of transformers and back: equal latents, codes and waveforms, or a sentence on why not."""
 
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -131,7 +133,9 @@ def test_the_papers_codec_is_the_same_in_transformers(pad_mode: str) -> None:
     """The sizes of `facebook/encodec_32khz`, with audiocraft's default edges and with transformers'."""
     from transformers import EncodecConfig
 
-    codec = codec_of(merged(merged(PARAMS, PAPER)["codec"], {"seanet": {"pad_mode": pad_mode}}), rate=32_000)
+    paper = merged(PARAMS, PAPER)
+    params.leave_out(paper)
+    codec = codec_of(merged(paper["codec"], {"seanet": {"pad_mode": pad_mode}}), rate=32_000)
     waveform = noise(samples=16_000)
     spread(codec, waveform)
     model = encodec.to_transformers(codec)
@@ -284,6 +288,97 @@ def test_a_codec_with_latent_norm_comes_with_its_code(
     plain = EncodecModel.from_pretrained("exported").eval()
     codes = codec.encode(noise())
     torch.testing.assert_close(plain.decode(codes[None], [None]).audio_values[:, 0], codec.decode(codes))
+
+
+def stft_codec(quantizer: str = "residual", *, latent_norm: bool = True) -> codecs.Codec:
+    """A codec with an STFT, prepared as for training, and its codebooks among its latents."""
+    torch.manual_seed(0)
+    settings = params.Codec.model_validate(small.codec("stft", **MANY | {"latent_norm": latent_norm})).of("stft")
+    codec = codecs.Codec(codecs.configuration(settings, small.RATE, quantizer)).eval()
+    codec.architecture.start(codec.encoder, codec.decoder, noise())
+    with torch.no_grad():
+        fill(codec.quantizer, codec.latent(noise()))
+    return codec
+
+
+# Without this repository: the folder that `export` wrote, transformers, and the arrays' own file.
+ALONE = """
+import sys
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoFeatureExtractor, AutoModel
+
+model = AutoModel.from_pretrained("exported", trust_remote_code=True).eval()
+assert AutoFeatureExtractor.from_pretrained("exported").sampling_rate == model.config.sampling_rate
+waveform = load_file("waveform.safetensors")["waveform"]
+encoded = model.encode(waveform)
+assert encoded.audio_scales == [None]
+sound = model.decode(encoded.audio_codes, encoded.audio_scales).audio_values
+assert torch.equal(model(waveform).audio_values, sound)
+save_file({"codes": encoded.audio_codes.contiguous(), "sound": sound.contiguous()}, "found.safetensors")
+model.save_pretrained("theirs")
+assert not any(name.split(".")[0] == "pipeline" for name in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("quantizer", "latent_norm"), [("residual", True), ("grouped", False)])
+def test_a_codec_with_an_stft_comes_with_its_code(
+    quantizer: str, latent_norm: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.exchange import stft_codec as module
+
+    assert module.NORM_EPSILON == codecs.NORM_EPSILON
+    monkeypatch.chdir(tmp_path)
+    codec, waveform = stft_codec(quantizer, latent_norm=latent_norm), noise(samples=1603)
+    codecs.save(codec, Path("codec"), {"seed": 0})
+    command(monkeypatch, "export", "--model", "codec", "--out", "exported")
+    code = ["quantizer.py", "stft.py", "stft_codec.py"]
+    files = ["config.json", "model.safetensors", "preprocessor_config.json", "provenance.json", *code]
+    assert sorted(path.name for path in Path("exported").iterdir()) == files
+
+    save_file({"waveform": waveform[:, None]}, "waveform.safetensors")
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    outside |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    subprocess.run([sys.executable, "-I", "-c", ALONE], env=outside, check=True)
+    found = load_file("found.safetensors")
+    codes = codec.encode(waveform)
+    assert torch.equal(found["codes"], codes[None])
+    assert min(len(stream.unique()) for stream in codes.unbind(1)) >= 30
+    torch.testing.assert_close(found["sound"], codec.decode(codes)[:, None], rtol=1e-5, atol=1e-5)
+
+    for folder in ("exported", "theirs"):
+        command(monkeypatch, "import", "--model", folder, "--out", f"back from {folder}")
+        back = codecs.load(Path(f"back from {folder}"))
+        assert back.configuration == codec.configuration
+        for name, value in codec.state_dict().items():
+            assert torch.equal(back.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"codec": None}, "does not hold the configuration of a codec: .*NoneType"),
+        ({"codec": {"sample_rate": 1600}}, "does not hold the configuration of a codec: 'dimension'"),
+        ({"codec": "bins"}, "does not hold the configuration of a codec: "),
+        ({"dimension": 3}, "the weights do not fit config.json: size mismatch"),
+        ({"stft": small.SIZES["stft"] | {"hop": 3}}, "of a codec: stft: window .16. must be an even multiple"),
+    ],
+)
+def test_a_folder_that_is_no_stft_codec_is_named(changes: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    encodec.save_encodec(stft_codec(), tmp_path)
+    config = read_json(tmp_path / "config.json")
+    config |= changes if "codec" in changes else {"codec": config["codec"] | changes}
+    write_json(tmp_path / "config.json", config)
+    with pytest.raises(ValueError, match=complaint) as caught:
+        encodec.load_encodec(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quantizer_of_the_users_has_no_model() -> None:
+    codec = stft_codec()
+    codec.configuration["quantizer"] = "halves"
+    with pytest.raises(ValueError, match="no model of transformers has this codec's quantizer, halves"):
+        encodec.to_transformers(codec)
 
 
 @pytest.mark.parametrize(
