@@ -202,7 +202,8 @@ def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
     study = settled.copy(tmp_path / "study")
     names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "conditional", "text", "reconstruction"]
     codecs = dict.fromkeys(names, DEFAULTS["study"]["codecs"]["mmd"])
-    study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": dict.fromkeys(names, [0])}}}})
+    modelled = {"codecs": {name: [0] for name in names}}
+    study.configure({"study": {"codecs": codecs, "language_models": {"delay": modelled}}})
     made = [output.path for output in study.outputs()]
     assert len(made) == len(set(made))
     for name in names:
