@@ -91,7 +91,7 @@ def test_the_order_of_clips_costs_no_level_and_a_gain_costs_itself() -> None:
 def test_a_codec_is_shuffled_within_its_tracks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus = small.write_corpus(tmp_path / "corpus")
     torch.manual_seed(0)
-    codec = codecs.Codec(codecs.configuration(params.Codec.model_validate(small.CODEC), small.RATE, "residual"))
+    codec = codecs.Codec(codecs.configuration(small.settings(), small.RATE, "residual"))
     torch.nn.init.normal_(codec.quantizer.codebooks)
     codecs.save(codec, tmp_path / "plain-seed0")
     rows = manifest.read(corpus / "manifest.parquet")
