@@ -61,7 +61,9 @@ class StftCodecModel(PreTrainedModel):
         latent = self.encoder(input_values)
         if self.config.codec["latent_norm"]:
             latent = latent * (latent.square().mean(dim=1, keepdim=True) + NORM_EPSILON).rsqrt()
-        return EncodecEncoderOutput(audio_codes=self.quantizer.encode(latent)[None], audio_scales=[None])
+        codes: Any = self.quantizer.encode(latent)[None]
+        scales: Any = [None]
+        return EncodecEncoderOutput(audio_codes=codes, audio_scales=scales)
 
     @torch.no_grad()
     def decode(self, audio_codes: Tensor, audio_scales: list[None] | None = None) -> EncodecDecoderOutput:
@@ -70,4 +72,5 @@ class StftCodecModel(PreTrainedModel):
 
     def forward(self, input_values: Tensor) -> EncodecDecoderOutput:
         """What is left of waveforms `[B, 1, T]`."""
-        return self.decode(self.encode(input_values).audio_codes)
+        codes: Any = self.encode(input_values).audio_codes
+        return self.decode(codes)
