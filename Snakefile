@@ -3,7 +3,7 @@
     snakemake --cores all                                                         # params.yaml
     snakemake --cores all --directory runs/smoke --configfile presets/smoke.yaml  # another study, beside it
 
-A phase's name is a target: corpus, codec, dependence, lm, generation, evaluation, report.
+A phase's name is a target: corpus, codec, lm, dependence, generation, evaluation, report.
 """
 
 from pathlib import Path
@@ -19,8 +19,8 @@ configfile: str(Path(workflow.basedir) / "params.yaml")
 include: "rules/common.smk"
 include: "rules/corpus.smk"
 include: "rules/codec.smk"
-include: "rules/dependence.smk"
 include: "rules/lm.smk"
+include: "rules/dependence.smk"
 include: "rules/generation.smk"
 include: "rules/evaluation.smk"
 include: "rules/report.smk"
@@ -32,8 +32,8 @@ rule all:
     input:
         rules.corpus.input,
         rules.codec.input,
-        rules.dependence.input,
         rules.lm.input,
+        rules.dependence.input,
         rules.generation.input,
         rules.evaluation.input,
         rules.report.input,

@@ -79,6 +79,7 @@ Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(gt=0, lt=1, multiple_of=0.01)]
 
 
 def _without_repeats(values: list[Any]) -> list[Any]:
@@ -124,29 +125,33 @@ class StudyCodec(_Section):
 
 
 class LanguageModels(_Section):
-    """Which codecs, trained with which seeds, get a language model of one codebook pattern; none, if none is named."""
+    """Which codecs get language models of one codebook pattern, and the seeds of those; none, if none is named."""
 
-    codecs: Annotated[list[Name], Once]
-    seeds: Seeds
+    codecs: dict[Name, Seeds]  # and which of their seeds
+    seeds: Seeds  # of the language models themselves: one each for every codec and seed
 
 
 class Study(_Section):
     """What is compared with what."""
 
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
-    language_models: Annotated[dict[Pattern, LanguageModels], Field(min_length=1)]
+    language_models: dict[Pattern, LanguageModels]
+    shuffled: Annotated[list[Natural], Once]  # seeds for which codecs with language models have their codes shuffled
+    kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
 
     @model_validator(mode="after")
     def _names_what_exists(self) -> Self:
         for pattern, models in self.language_models.items():
             if unknown := set(models.codecs) - set(self.codecs):
                 raise ValueError(f"study.language_models.{pattern}.codecs names {sorted(unknown)}, not in study.codecs")
-            for codec in models.codecs:
-                if untrained := set(models.seeds) - set(self.codecs[codec].seeds):
+            for codec, seeds in models.codecs.items():
+                if untrained := set(seeds) - set(self.codecs[codec].seeds):
                     raise ValueError(
-                        f"study.language_models.{pattern}.seeds names {sorted(untrained)}, "
+                        f"study.language_models.{pattern}.codecs.{codec} names the seeds {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
                     )
+        if unused := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
+            raise ValueError(f"study.shuffled names the seeds {sorted(unused)}, which no codec of study.codecs has")
         return self
 
 
@@ -445,6 +450,27 @@ class Learned(_Section):
     learning_rate: Positive
 
 
+class Conditional(_Section):
+    """The heads that measure the price of factorising, their training, and the processes that calibrate them."""
+
+    clips: Annotated[int, Field(ge=2)]  # of the training split, evenly spaced
+    rank: Count
+    steps: Annotated[int, Field(ge=4)]
+    batch_size: Count  # steps of the language model
+    embedding_rate: Positive  # learning rate of E
+    learning_rate: Positive  # of O and W
+    betas: tuple[Fraction, Fraction]
+    weight_decay: NonNegative
+    warmup_steps: Count
+    shared: Annotated[list[Fraction], Field(min_length=1), Once]  # of the made processes that calibrate
+
+    @model_validator(mode="after")
+    def _warms_up_within_the_run(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be fewer than steps ({self.steps})")
+        return self
+
+
 class Calibration(_Section):
     """Runs of every estimator on codes of known mutual information."""
 
@@ -460,8 +486,10 @@ class Dependence(_Section):
     shuffles: Count  # permutations behind the shuffled baseline
     bootstrap: Count  # resamples of tracks behind an interval
     snapshot_clips: Count  # on which a codec's snapshots are measured
+    far_lags: Annotated[list[Positive], Field(min_length=1), Once]  # s, at which codebooks share the piece alone
     seed: Natural
     learned: Learned
+    conditional: Conditional
     calibration: Calibration
 
 
@@ -481,16 +509,26 @@ class LanguageModel(_Section):
     feedforward: Count
     dropout: Fraction
     steps: Count
-    batch_size: Count  # clips
+    batch_size: Count  # clips, or crops of as many clips
+    crop_seconds: NonNegative  # of each clip, at a random offset; 0 or more than it has: the whole clip
     micro_batch_size: Count  # clips at once, in each of the passes over which a step's gradient is summed
     precision: Literal["float32", "bfloat16"]  # of training's matrix products
-    learning_rate: Positive
-    betas: tuple[Fraction, Fraction]
-    weight_decay: NonNegative
+    optimizer: Literal["muon", "adamw"]  # of the layers' matrices; AdamW has the rest
+    learning_rate: Positive  # of the layers' matrices
+    embedding_learning_rate: Positive
+    other_learning_rate: Positive  # of heads, norms and the projection of the text
+    betas: tuple[Fraction, Fraction]  # of AdamW
+    weight_decay: NonNegative  # of matrices
     warmup_steps: Natural
     gradient_clip: Positive
     text_dropout: Fraction  # share of captions replaced by the null text, for guidance
     weight_ema: Fraction
+    snapshots: Annotated[list[Percent], Once]  # shares of the steps after which the averaged weights are kept as well
+
+    @property
+    def snapshot_percents(self) -> list[int]:
+        """The snapshots by the names of their folders, whole per cents."""
+        return [round(100 * share) for share in self.snapshots]
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -544,6 +582,10 @@ class Evaluation(_Section):
 
 class Confidence(RootModel[Fraction]):
     """Level of an interval."""
+
+
+class Shares(RootModel[Annotated[list[Percent], Once]]):
+    """Shares of the language models' training after which they are kept as well."""
 
 
 class Report(_Section):
@@ -610,6 +652,12 @@ class Params(_Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _fewer_codebooks_are_kept(self) -> Self:
+        if (most := max(self.study.kept, default=0)) >= self.codec.codebooks:
+            raise ValueError(f"study.kept has {most}: keep fewer than the {self.codec.codebooks} of codec.codebooks")
+        return self
+
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -658,6 +706,13 @@ def confidence(argument: str) -> float:
     return section(argument, "confidence", Confidence).root
 
 
+def snapshot_percents(argument: str) -> list[int]:
+    """Per cents of `lm.snapshots`, which rules of other phases hand over alone."""
+    if not holds(argument, "snapshots"):
+        return section(argument, "lm", LanguageModel).snapshot_percents
+    return [round(100 * share) for share in section(argument, "snapshots", Shares).root]
+
+
 def holds(argument: str, name: str) -> bool:
     """Whether parameters given as `section` takes them have section `name`."""
     data = _read(argument)
@@ -669,12 +724,22 @@ def _read(argument: str) -> Any:
 
 
 def leave_out(config: dict[str, Any]) -> None:
-    """Takes the codecs and architectures that a preset names null from `config`; other faults are left to `checked`."""
-    study = config.get("study")
-    for named in (study.get("codecs") if isinstance(study, dict) else None, config.get("codec")):
-        if isinstance(named, dict):
-            for name in [name for name, value in named.items() if value is None]:
-                del named[name]
+    """Takes what a preset names null from `config`: codecs and their language models, patterns, architectures.
+
+    Other faults are left to `checked`.
+    """
+    study = _mapping(config.get("study"))
+    codecs, patterns = _mapping(study.get("codecs")), _mapping(study.get("language_models"))
+    modelled = [_mapping(_mapping(models).get("codecs")) for models in patterns.values()]
+    for of_pattern in modelled:
+        of_pattern.update({name: None for name in of_pattern if name in codecs and codecs[name] is None})
+    for named in (*modelled, codecs, patterns, _mapping(config.get("codec"))):
+        for name in [name for name, value in named.items() if value is None]:
+            del named[name]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def load(path: Path) -> Params:

@@ -3,7 +3,7 @@
 The rules read this on every start, so it imports neither torch nor anything else that takes long.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from pipeline import params
 from pipeline.params import FLOOR, OUTSIDE, REFERENCE
 
 JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
+FACTORISED = ("parallel", "delay")  # patterns whose steps hold all codebooks, each predicted apart from the others
 
 # What the report holds, in its order; `pipeline.report` has the code behind each name.
 TABLE_NAMES = (
@@ -20,12 +21,18 @@ TABLE_NAMES = (
     "total_correlation",
     "calibration",
     "scores",
+    "orders",
+    "shuffles",
+    "generated_information",
     "likelihood",
+    "price",
     "speed",
     "patterns",
     "published",
     "claims",
     "findings",
+    "power",
+    "rules",
 )
 FIGURE_NAMES = (
     "dependence",
@@ -37,11 +44,27 @@ FIGURE_NAMES = (
     "criterion",
     "scores",
     "likelihood",
+    "learning",
+    "price",
     "speed",
     "patterns",
     "training",
 )
-OF_MODELS = ("total_correlation", "likelihood", "speed", "patterns")  # need language models, or the tokens they learn
+# These need language models, or the tokens they learn.
+OF_MODELS = (
+    "total_correlation",
+    "shuffles",
+    "generated_information",
+    "likelihood",
+    "learning",
+    "speed",
+    "patterns",
+)
+
+OF_FACTORISED = ("price",)  # need language models of a factorised pattern
+
+# How a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
+SHUFFLES = ("equal_time", "delayed", "independent")
 
 # Places, relative to the study's folder; names in braces are wildcards.
 CORPUS = "results/corpus"
@@ -52,10 +75,18 @@ DEPENDENCE = "results/dependence/{codec}-seed{seed}.json"
 LEARNED = "results/dependence/learned/{codec}-seed{seed}.json"
 SNAPSHOTS = "results/dependence/snapshots/{codec}-seed{seed}.csv"
 CALIBRATION = "results/dependence/calibration.json"
+CONDITIONAL = "results/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.json"
+CONDITIONAL_CALIBRATION = "results/dependence/conditional/calibration.json"
 TEXT = "results/lm/text"
-LM = "results/lm/{pattern}/{codec}-seed{seed}"
+LM = "results/lm/{pattern}/{codec}-seed{seed}-lm{lm}"
+LM_SNAPSHOT = LM + "/snapshots/{percent}"  # the model after so many per cent of its training
 RECONSTRUCTION = "results/generation/reconstruction/{codec}-seed{seed}"
-GENERATION = "results/generation/{pattern}/{codec}-seed{seed}"
+KEPT = "results/generation/kept/{kept}/{codec}-seed{seed}"
+SHUFFLED = "results/generation/shuffled/{kind}/{codec}-seed{seed}"
+SHUFFLED_LEVELS = "results/generation/shuffled/{codec}-seed{seed}.npz"
+GENERATION = "results/generation/{pattern}/{codec}-seed{seed}-lm{lm}"
+GENERATION_SNAPSHOT = "results/generation/snapshot/{percent}/{pattern}/{codec}-seed{seed}-lm{lm}"
+INFORMATION = "results/generation/information/{pattern}/{codec}-seed{seed}-lm{lm}.json"
 PATTERNS = "results/generation/patterns.json"
 EMBEDDINGS = "results/evaluation/embeddings/{system}.npz"
 SCORES = "results/evaluation/scores/{system}"  # .json, and .npz with a value a clip
@@ -77,17 +108,31 @@ class Run(NamedTuple):
     seed: int
 
     @property
+    def name(self) -> str:
+        """As in the names of its files."""
+        return f"{self.codec}-seed{self.seed}"
+
+    @property
     def system(self) -> str:
         """Its reconstructions, as a system that is scored."""
-        return f"reconstruction/{self.codec}-seed{self.seed}"
+        return f"reconstruction/{self.name}"
+
+    def kept(self, codebooks: int) -> str:
+        """Its reconstructions from the first codebooks alone, as a system that is scored."""
+        return f"kept/{codebooks}/{self.name}"
+
+    def shuffled(self, kind: str) -> str:
+        """Its codes shuffled in one of the ways `SHUFFLES`, as a system that is scored."""
+        return f"shuffled/{kind}/{self.name}"
 
 
 class Model(NamedTuple):
-    """One language model: its codebook pattern, and the codec and seed that its tokens come from."""
+    """One language model: its codebook pattern, the codec and seed that its tokens come from, and its own seed."""
 
     pattern: str
     codec: str
     seed: int
+    lm: int
 
     @property
     def run(self) -> Run:
@@ -97,20 +142,29 @@ class Model(NamedTuple):
     @property
     def name(self) -> str:
         """As in the names of its files."""
-        return f"{self.pattern}/{self.codec}-seed{self.seed}"
+        return f"{self.pattern}/{self.codec}-seed{self.seed}-lm{self.lm}"
 
     @property
     def system(self) -> str:
         """The music that it generates, as a system that is scored."""
         return f"generation/{self.name}"
 
+    def snapshot(self, percent: int) -> str:
+        """The music that it generates after so much of its training, as a system that is scored."""
+        return f"snapshot/{percent}/{self.name}"
+
 
 class Study:
     """The codecs, language models and systems that a configuration means."""
 
-    def __init__(self, settings: params.Study, outside: Mapping[str, params.OutsideSystem]) -> None:
-        """`outside` are the systems of `evaluation.systems`."""
-        self.settings, self.outside = settings, outside
+    def __init__(
+        self,
+        settings: params.Study,
+        outside: Mapping[str, params.OutsideSystem],
+        percents: Sequence[int],
+    ) -> None:
+        """`outside` are the systems of `evaluation.systems`, `percents` the per cents of `lm.snapshots`."""
+        self.settings, self.outside, self.percents = settings, outside, sorted(percents)
 
     @property
     def codecs(self) -> dict[str, params.StudyCodec]:
@@ -131,16 +185,37 @@ class Study:
     def models(self) -> list[Model]:
         """The study's language models."""
         return [
-            Model(pattern, codec, seed)
+            Model(pattern, codec, seed, lm)
             for pattern, models in self.settings.language_models.items()
-            for codec in models.codecs
-            for seed in models.seeds
+            for codec, seeds in models.codecs.items()
+            for seed in seeds
+            for lm in models.seeds
         ]
+
+    @property
+    def factorised(self) -> list[Model]:
+        """Language models whose steps hold all codebooks of a frame or of the delay shift, and so have a price."""
+        return [model for model in self.models if model.pattern in FACTORISED]
 
     @cached_property
     def modelled(self) -> list[Run]:
         """Codec runs that have language models."""
         return list(dict.fromkeys(model.run for model in self.models))
+
+    @cached_property
+    def shuffled(self) -> list[Run]:
+        """Codec runs whose codes are shuffled and decoded."""
+        return [run for run in self.modelled if run.seed in self.settings.shuffled]
+
+    @property
+    def plain(self) -> list[Run]:
+        """The first run without the loss, which is decoded from ever fewer codebooks; none if all have the loss."""
+        return [run for run in self.runs if self.codecs[run.codec].loss.weight == 0][:1]
+
+    @property
+    def growing(self) -> list[Model]:
+        """The first language model, whose music is also scored after parts of its training."""
+        return self.models[:1]
 
     @property
     def modelled_codecs(self) -> dict[str, list[int]]:
@@ -152,9 +227,35 @@ class Study:
 
     @cached_property
     def systems(self) -> list[str]:
-        """What is scored: real music, the codecs' reconstructions, the language models, and what others made."""
-        made = [*(run.system for run in self.runs), *(model.system for model in self.models)]
-        return [REFERENCE, FLOOR, *made, *(f"{OUTSIDE}{name}" for name in self.outside)]
+        """What is scored: real music, what codecs and language models of the study made, and what others made."""
+        return [REFERENCE, FLOOR, *self.made, *(f"{OUTSIDE}{name}" for name in self.outside)]
+
+    @cached_property
+    def made(self) -> dict[str, Run]:
+        """The systems of the study, each with the codec that decoded it."""
+        return {
+            **{run.system: run for run in self.runs},
+            **{model.system: model.run for model in self.models},
+            **{run.kept(codebooks): run for run in self.plain for codebooks in self.settings.kept},
+            **{model.snapshot(percent): model.run for model in self.growing for percent in self.percents},
+            **{run.shuffled(kind): run for run in self.shuffled for kind in SHUFFLES},
+        }
+
+    def bound(self, system: str) -> list[str]:
+        """The reconstructions of the codec that decoded a system; none if no codec did, or if they are the system."""
+        run = self.made.get(system)
+        return [] if run is None or run.system == system else [run.system]
+
+    @property
+    def orders(self) -> dict[str, list[str]]:
+        """Systems whose order is known, from the worst to the best; a score that is any good finds it."""
+        orders = {}
+        for run in self.plain:
+            orders["codebooks kept"] = [*(run.kept(number) for number in sorted(self.settings.kept)), run.system]
+            orders["reconstruction, real music"] = [run.system, FLOOR]
+        for model in self.growing:
+            orders["language model's training"] = [*(model.snapshot(each) for each in self.percents), model.system]
+        return {name: systems for name, systems in orders.items() if len(systems) > 1}
 
     @property
     def tables(self) -> list[str]:
@@ -167,7 +268,8 @@ class Study:
         return self._reported(FIGURE_NAMES)
 
     def _reported(self, names: tuple[str, ...]) -> list[str]:
-        return [name for name in names if self.models or name not in OF_MODELS]
+        without = (() if self.models else OF_MODELS) + (() if self.factorised else OF_FACTORISED)
+        return [name for name in names if name not in without]
 
     def trunk(self, codec: str, seed: int) -> dict[str, Any]:
         """Wildcards of the trunk that a codec's run branches from."""

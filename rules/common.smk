@@ -22,7 +22,9 @@ try:
     PARAMS = parameters.checked(parameters.Params, config, "parameters")
 except parameters.ParamsError as error:
     raise WorkflowError(str(error)) from None
-STUDY = study.Study(PARAMS.study, PARAMS.evaluation.systems)
+STUDY = study.Study(
+    PARAMS.study, PARAMS.evaluation.systems, PARAMS.lm.snapshot_percents
+)
 
 # What jobs find in their environment decides where and how they run, never whether a result is up to date.
 ENVIRONMENT = {
@@ -65,9 +67,12 @@ wildcard_constraints:
     architecture=any_of(parameters.choices("ARCHITECTURES")),
     quantizer=any_of(parameters.choices("QUANTIZERS")),
     seed=r"\d+",
+    lm=r"\d+",
     split=any_of(SPLITS),
     pattern=any_of(STUDY.patterns),
     system=any_of(STUDY.systems),
+    percent=any_of(map(str, STUDY.percents)),
+    kept=any_of(map(str, STUDY.settings.kept)),
 
 
 def every(parts, *templates: str, **wildcards) -> list[str]:

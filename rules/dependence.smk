@@ -1,4 +1,4 @@
-"""Dependence: its estimates on held-out codes, and the errors of the estimators."""
+"""Dependence: its estimates on held-out codes, what it costs language models, and the errors of the estimators."""
 
 
 rule measure_dependence:
@@ -16,7 +16,7 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=codec_settings("dependence", confidence="report.confidence"),
+        settings=codec_settings("corpus", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.pairwise"),
         tokens=at(study.TOKENS),
     shell:
@@ -72,6 +72,62 @@ rule calibrate_dependence:
         " --manifest {input.manifest} --out {output} > {log} 2>&1"
 
 
+rule measure_price:
+    input:
+        rules.encode_text.output,
+        rules.train_lm.output.model,
+        rules.train_lm.output.description,
+        expand(rules.tokenize.output, split=["train", "test"], allow_missing=True),
+        manifest=rules.captions.output.manifest,
+    output:
+        study.CONDITIONAL,
+    log:
+        "logs/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.log",
+    benchmark:
+        "benchmarks/dependence/conditional/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    params:
+        settings=settings("codec", "dependence", confidence="report.confidence"),
+        code=code("pipeline.dependence.price", "PATTERNS"),
+        lm=at(study.LM),
+        tokens=at(study.TOKENS),
+        text=at(study.TEXT),
+    shell:
+        "python -m pipeline.dependence.price --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --lm {params.lm} --tokens {params.tokens} --manifest {input.manifest} --text {params.text}"
+        " --out {output} > {log} 2>&1"
+
+
+rule calibrate_price:
+    input:
+        manifest=rules.captions.output.manifest,
+    output:
+        study.CONDITIONAL_CALIBRATION,
+    log:
+        "logs/dependence/conditional/calibration.log",
+    benchmark:
+        "benchmarks/dependence/conditional/calibration.tsv"
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    params:
+        settings=settings(
+            "codec", "corpus", "dependence", confidence="report.confidence"
+        ),
+        code=code("pipeline.dependence.conditional_calibration"),
+    shell:
+        "python -m pipeline.dependence.conditional_calibration --params {params.settings:q} --threads {threads}"
+        " --manifest {input.manifest} --out {output} > {log} 2>&1"
+
+
 rule measure_snapshots:
     input:
         rules.clips.output.audio,
@@ -98,6 +154,10 @@ rule measure_snapshots:
         " --codec {params.codec} --corpus {params.corpus} --out {output} > {log} 2>&1"
 
 
+# What the price's calibration is for; a study without such models makes none.
+PRICED = rules.calibrate_price.output if STUDY.factorised else []
+
+
 rule dependence:
     input:
         every(
@@ -106,4 +166,6 @@ rule dependence:
             *rules.measure_dependence.output,
         ),
         every(STUDY.modelled, *rules.bound_dependence.output),
+        every(STUDY.factorised, *rules.measure_price.output),
         rules.calibrate_dependence.output,
+        PRICED,

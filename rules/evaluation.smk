@@ -36,6 +36,9 @@ rule score:
     input:
         embeddings=rules.embed.output,
         reference=expand(rules.embed.output, system=study.REFERENCE),
+        reconstruction=lambda wildcards: expand(
+            rules.embed.output, system=STUDY.bound(wildcards.system)
+        ),
     output:
         scores=f"{study.SCORES}.json",
         clips=f"{study.SCORES}.npz",
@@ -50,9 +53,13 @@ rule score:
     params:
         settings=settings("evaluation", confidence="report.confidence"),
         code=code("pipeline.evaluation.score"),
+        reconstruction=lambda wildcards, input: " ".join(
+            f"--reconstruction {path}" for path in input.reconstruction
+        ),
     shell:
         "python -m pipeline.evaluation.score --params {params.settings:q} --threads {threads}"
         " --system {wildcards.system} --embeddings {input.embeddings} --reference {input.reference}"
+        " {params.reconstruction}"
         ' --downloads "$DOWNLOADS" --out {output.scores} > {log} 2>&1'
 
 

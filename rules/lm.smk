@@ -36,10 +36,16 @@ rule train_lm:
         history=f"{study.LM}/history.csv",
         metrics=f"{study.LM}/metrics.json",
         held_out=f"{study.LM}/held_out.npz",
+        snapshots=expand(
+            f"{study.LM_SNAPSHOT}/{{file}}",
+            percent=PARAMS.lm.snapshot_percents,
+            file=["model.safetensors", "model.json"],
+            allow_missing=True,
+        ),
     log:
-        "logs/lm/{pattern}/{codec}-seed{seed}.log",
+        "logs/lm/{pattern}/{codec}-seed{seed}-lm{lm}.log",
     benchmark:
-        "benchmarks/lm/{pattern}/{codec}-seed{seed}.tsv"
+        "benchmarks/lm/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
     priority: 50
     conda:
         environment
@@ -48,14 +54,14 @@ rule train_lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=codec_settings("lm"),
+        settings=codec_settings("corpus", "lm"),
         code=code("pipeline.lm.train", "PATTERNS"),
         tokens=at(study.TOKENS),
         out=at(study.LM),
         text=at(study.TEXT),
     shell:
         "python -m pipeline.lm.train --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --pattern {wildcards.pattern} --codec {wildcards.codec} --seed {wildcards.seed}"
+        " --pattern {wildcards.pattern} --codec {wildcards.codec}-seed{wildcards.seed} --seed {wildcards.lm}"
         " --tokens {params.tokens} --manifest {input.manifest} --text {params.text} --out {params.out} > {log} 2>&1"
 
 

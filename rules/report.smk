@@ -12,10 +12,17 @@ rule tables:
             *rules.measure_snapshots.output,
         ),
         every(STUDY.modelled, *rules.bound_dependence.output),
+        every(STUDY.factorised, *rules.measure_price.output),
         rules.calibrate_dependence.output,
+        PRICED,
         every(
-            STUDY.models, rules.train_lm.output.held_out, rules.generate.output.timing
+            STUDY.models,
+            rules.train_lm.output.held_out,
+            rules.train_lm.output.history,
+            rules.generate.output.timing,
+            *rules.measure_generated.output,
         ),
+        every(STUDY.shuffled, rules.shuffle.output.levels),
         rules.pattern_speed.output if TIMED else [],
         expand(rules.score.output, system=STUDY.systems),
     output:
@@ -44,7 +51,7 @@ rule tables:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("evaluation", "report", "study"),
+        settings=settings("evaluation", "report", "study", snapshots="lm.snapshots"),
         code=code("pipeline.report.tables", "CLAIMS"),
         out=at(study.TABLES),
     shell:
@@ -75,7 +82,7 @@ rule figures:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("evaluation", "report", "study"),
+        settings=settings("evaluation", "report", "study", snapshots="lm.snapshots"),
         code=code("pipeline.report.figures"),
         out=at(study.FIGURES),
     shell:

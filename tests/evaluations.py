@@ -47,11 +47,11 @@ class Evaluation:
         embed.main()
         return embeddings.read(Path(out))
 
-    def score(self, system: str) -> dict[str, Any]:
+    def score(self, system: str, *more: str) -> dict[str, Any]:
         """Scores an embedded system against the embedded reference."""
         source, out = f"embeddings/{system}.npz", f"scores/{system}.json"
         reference = "embeddings/reference.npz"
-        self._argv("--system", system, "--embeddings", source, "--reference", reference, "--out", out)
+        self._argv("--system", system, "--embeddings", source, "--reference", reference, "--out", out, *more)
         score.main()
         return json.loads(Path(out).read_text())
 

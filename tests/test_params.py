@@ -58,10 +58,14 @@ def test_no_default_hides_outside_the_file() -> None:
     [
         (
             "study.language_models.delay.codecs",
-            ["baseline", "mdm"],
+            {"baseline": [0], "mdm": [0]},
             r"delay.codecs names \['mdm'\], not in study.codecs",
         ),
-        ("study.language_models.flatten.seeds", [0, 7], r"flatten.seeds names \[7\], not in study.codecs.\w+.seeds"),
+        (
+            "study.language_models.flatten.codecs.baseline",
+            [0, 7],
+            r"flatten.codecs.baseline names the seeds \[7\], not in study.codecs.baseline.seeds",
+        ),
         (
             "codec.independence.start",
             0.05,
@@ -125,7 +129,11 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         ("codec.stft.widht", 3, "yaml: codec.stft.widht: Extra"),
         ("codec.stft", 3, "yaml: codec.stft must hold the sizes and training of"),
         ("extra", {}, "extra: Extra"),
-        ("study.language_models.zigzag", {"codecs": ["mmd"], "seeds": [0]}, "'zigzag' is not one of parallel, delay,"),
+        (
+            "study.language_models.zigzag",
+            {"codecs": {"mmd": [0]}, "seeds": [0]},
+            "'zigzag' is not one of parallel, delay,",
+        ),
         (
             "corpus.source",
             "vinyl",
@@ -137,7 +145,7 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         ("report.claims", ["C1", "C99"], "report.claims.1: 'C99' is not one of C1, C2,"),
         ("study.codecs.mmd.seeds", [0, 0], r"study.codecs.mmd.seeds: \[0\] more than once: name each once"),
         ("study.language_models.delay.seeds", [1, 0, 1], r"delay.seeds: \[1\] more than once"),
-        ("study.language_models.delay.codecs", ["mmd", "mmd"], r"delay.codecs: \['mmd'\] more than once"),
+        ("study.language_models.delay.codecs.mmd", [2, 2], r"delay.codecs.mmd: \[2\] more than once"),
         ("report.claims", ["C1", "C1"], r"report.claims: \['C1'\] more than once"),
         ("codec.codebooks", 0, "codec.codebooks: Input should be greater than 0"),
         (
@@ -172,6 +180,14 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
             "study.codecs.*String should match",
         ),
         ("study.codecs.mmd.seeds", [-1], "study.codecs.mmd.seeds.0: .*greater than or equal to 0"),
+        ("study.shuffled", [0, 7], r"study.shuffled names the seeds \[7\], which no codec of study.codecs has"),
+        ("study.kept", [3, 3], r"study.kept: \[3\] more than once"),
+        ("study.kept", [1, 4], "study.kept has 4: keep fewer than the 4 of codec.codebooks"),
+        ("lm.optimizer", "sgd", "lm.optimizer: Input should be 'muon' or 'adamw'"),
+        ("lm.crop_seconds", -1, "lm.crop_seconds: .*greater than or equal to 0"),
+        ("lm.snapshots", [0.055], "lm.snapshots.0: .*multiple of 0.01"),
+        ("lm.snapshots", [1.0], "lm.snapshots.0: .*less than 1"),
+        ("lm.snapshots", [0.2, 0.2], r"lm.snapshots: \[0.2\] more than once"),
         ("runtime.device", "tpu", "runtime.device: Input should be 'auto', 'cpu' or 'cuda'"),
     ],
 )

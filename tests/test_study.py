@@ -11,9 +11,10 @@ import pytest
 
 from pipeline import params
 from pipeline import study as place
-from pipeline.study import FLOOR, REFERENCE, Kind, Model, Run, Study
+from pipeline.study import FLOOR, REFERENCE, SHUFFLES, Kind, Model, Run, Study
 
 ROOT = Path(__file__).parent.parent
+PERCENTS = [20, 5]
 PLAIN = {"weight": 0.0, "delay": False, "stream": "quantized", "estimator": "closed_form"}
 PLACES = {
     name: value
@@ -22,24 +23,28 @@ PLACES = {
 }
 
 
-def _study(codecs: dict[str, Any], models: dict[str, Any], systems: dict[str, str] | None = None) -> Study:
+def _study(
+    codecs: dict[str, Any], models: dict[str, Any], systems: dict[str, str] | None = None, **more: list[int]
+) -> Study:
     """Of codecs as name -> (quantizer, seeds, what their loss has beside `PLAIN`)."""
     entries = {
         name: {"architecture": "stft", "quantizer": quantizer, "seeds": seeds, "loss": PLAIN | loss}
         for name, (quantizer, seeds, loss) in codecs.items()
     }
-    settings = params.Study.model_validate({"codecs": entries, "language_models": models})
+    settings = params.Study.model_validate(
+        {"codecs": entries, "language_models": models, "shuffled": [], "kept": [], **more}
+    )
     outside = {
         name: params.OutsideSystem(folder=folder, captions=f"{folder}.csv" if name == "captioned" else "")
         for name, folder in (systems or {}).items()
     }
-    return Study(settings, outside)
+    return Study(settings, outside, PERCENTS)
 
 
 @pytest.fixture(scope="module")
 def default() -> Study:
     whole = params.load(ROOT / "params.yaml")
-    return Study(whole.study, whole.evaluation.systems)
+    return Study(whole.study, whole.evaluation.systems, whole.lm.snapshot_percents)
 
 
 @pytest.fixture
@@ -49,8 +54,11 @@ def small() -> Study:
         "ours": ("residual", [3], {"weight": 1.0}),
         "parts": ("grouped", [0], {}),
     }
-    models = {"delay": {"codecs": ["plain", "ours"], "seeds": [3]}, "flatten": {"codecs": ["plain"], "seeds": [0, 3]}}
-    return _study(codecs, models, {"captioned": "theirs", "bare": "/others"})
+    models = {
+        "delay": {"codecs": {"plain": [3], "ours": [3]}, "seeds": [1]},
+        "flatten": {"codecs": {"plain": [0, 3]}, "seeds": [0]},
+    }
+    return _study(codecs, models, {"captioned": "theirs", "bare": "/others"}, shuffled=[0], kept=[2, 1])
 
 
 def _places(study: Study) -> list[str]:
@@ -60,7 +68,16 @@ def _places(study: Study) -> list[str]:
         frozenset(): [{}],
         frozenset({"architecture", "quantizer", "seed"}): [dict(trunk) for trunk in trunks],
         frozenset({"codec", "seed"}): [run._asdict() for run in study.runs],
-        frozenset({"pattern", "codec", "seed"}): [model._asdict() for model in study.models],
+        frozenset({"pattern", "codec", "seed", "lm"}): [model._asdict() for model in study.models],
+        frozenset({"percent", "pattern", "codec", "seed", "lm"}): [
+            {**model._asdict(), "percent": percent} for model in study.growing for percent in study.percents
+        ],
+        frozenset({"kept", "codec", "seed"}): [
+            {**run._asdict(), "kept": kept} for run in study.plain for kept in study.settings.kept
+        ],
+        frozenset({"kind", "codec", "seed"}): [
+            {**run._asdict(), "kind": kind} for run in study.shuffled for kind in SHUFFLES
+        ],
         frozenset({"system"}): [{"system": system} for system in study.systems],
     }
     return [
@@ -73,11 +90,12 @@ def _places(study: Study) -> list[str]:
 def test_runs_models_and_systems_are_those_that_the_configuration_names(small: Study) -> None:
     assert small.runs == [Run("plain", 0), Run("plain", 3), Run("ours", 3), Run("parts", 0)]
     assert small.models == [
-        Model("delay", "plain", 3),
-        Model("delay", "ours", 3),
-        Model("flatten", "plain", 0),
-        Model("flatten", "plain", 3),
+        Model("delay", "plain", 3, 1),
+        Model("delay", "ours", 3, 1),
+        Model("flatten", "plain", 0, 0),
+        Model("flatten", "plain", 3, 0),
     ]
+    assert small.factorised == [Model("delay", "plain", 3, 1), Model("delay", "ours", 3, 1)]
     assert small.modelled == [Run("plain", 3), Run("ours", 3), Run("plain", 0)]
     assert small.modelled_codecs == {"plain": [3, 0], "ours": [3]}
     assert small.systems == [
@@ -87,13 +105,42 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
         "reconstruction/plain-seed3",
         "reconstruction/ours-seed3",
         "reconstruction/parts-seed0",
-        "generation/delay/plain-seed3",
-        "generation/delay/ours-seed3",
-        "generation/flatten/plain-seed0",
-        "generation/flatten/plain-seed3",
+        "generation/delay/plain-seed3-lm1",
+        "generation/delay/ours-seed3-lm1",
+        "generation/flatten/plain-seed0-lm0",
+        "generation/flatten/plain-seed3-lm0",
+        "kept/2/plain-seed0",
+        "kept/1/plain-seed0",
+        "snapshot/5/delay/plain-seed3-lm1",
+        "snapshot/20/delay/plain-seed3-lm1",
+        "shuffled/equal_time/plain-seed0",
+        "shuffled/delayed/plain-seed0",
+        "shuffled/independent/plain-seed0",
         "outside/captioned",
         "outside/bare",
     ]
+
+
+def test_systems_are_held_against_the_reconstructions_of_the_codec_that_decoded_them(small: Study) -> None:
+    assert small.bound("generation/flatten/plain-seed3-lm0") == ["reconstruction/plain-seed3"]
+    assert small.bound("kept/2/plain-seed0") == small.bound("shuffled/delayed/plain-seed0")
+    assert small.bound("snapshot/5/delay/plain-seed3-lm1") == ["reconstruction/plain-seed3"]
+    for none in (REFERENCE, FLOOR, "reconstruction/plain-seed0", "outside/bare"):
+        assert small.bound(none) == []
+
+
+def test_known_orders_go_from_the_worst_to_the_best(small: Study) -> None:
+    assert small.orders == {
+        "codebooks kept": ["kept/1/plain-seed0", "kept/2/plain-seed0", "reconstruction/plain-seed0"],
+        "reconstruction, real music": ["reconstruction/plain-seed0", "floor"],
+        "language model's training": [
+            "snapshot/5/delay/plain-seed3-lm1",
+            "snapshot/20/delay/plain-seed3-lm1",
+            "generation/delay/plain-seed3-lm1",
+        ],
+    }
+    bare = _study({"ours": ("residual", [0], {"weight": 1.0})}, {})
+    assert bare.orders == {}
 
 
 def test_codecs_of_a_quantizer_and_seed_share_a_trunk(small: Study) -> None:
@@ -108,19 +155,30 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
         assert small.audio(run.system) == f"{place.RECONSTRUCTION.format(**run._asdict())}/audio.npy"
     for model in small.models:
         assert small.audio(model.system) == f"{place.GENERATION.format(**model._asdict())}/audio.npy"
+    for run in small.shuffled:
+        for kind in SHUFFLES:
+            assert small.audio(run.shuffled(kind)) == f"{place.SHUFFLED.format(kind=kind, **run._asdict())}/audio.npy"
+    (run,), (model,) = small.plain, small.growing
+    assert small.audio(run.kept(2)) == f"{place.KEPT.format(kept=2, **run._asdict())}/audio.npy"
+    snapshot = place.GENERATION_SNAPSHOT.format(percent=5, **model._asdict())
+    assert small.audio(model.snapshot(5)) == f"{snapshot}/audio.npy"
     assert (small.audio("outside/bare"), small.theirs("outside/bare")) == ("/others", ["/others"])
     assert (small.audio("outside/captioned"), small.theirs("outside/captioned")) == ("theirs", ["theirs", "theirs.csv"])
     assert small.theirs(REFERENCE) == small.theirs("reconstruction/plain-seed0") == []
 
 
 def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:
-    assert default.independent == ["mmd", "mmd-delay", "grouped-mmd", "seanet-mmd"]
+    assert default.independent == ["mmd", "mmd-delay", "mmd-100", "grouped-mmd", "seanet-mmd"]
     assert default.kinds == [Kind("stft", "residual"), Kind("stft", "grouped"), Kind("seanet", "residual")]
-    assert default.pairs(Kind("stft", "residual")) == [("mmd", "baseline"), ("mmd-delay", "baseline")]
+    assert default.pairs(Kind("stft", "residual")) == [
+        ("mmd", "baseline"),
+        ("mmd-delay", "baseline"),
+        ("mmd-100", "baseline"),
+    ]
     assert default.pairs(Kind("stft", "grouped")) == [("grouped-mmd", "grouped")]
     assert default.pairs(Kind("seanet", "residual")) == [("seanet-mmd", "seanet")]
     assert default.seeds("baseline", "mmd") == [0, 1, 2]
-    alone = _study({"ours": ("residual", [0], {"weight": 1.0})}, {"delay": {"codecs": [], "seeds": [0]}})
+    alone = _study({"ours": ("residual", [0], {"weight": 1.0})}, {})
     assert alone.baseline(Kind("stft", "residual")) == alone.pairs(Kind("stft", "residual")) == []
 
 
@@ -133,7 +191,7 @@ def test_codecs_that_differ_in_weight_make_a_line() -> None:
         "grouped": ("grouped", [0], {}),
         "grouped-mmd": ("grouped", [0], {"weight": 1e3}),
     }
-    assert _study(codecs, {"delay": {"codecs": [], "seeds": [0]}}).sweeps == {
+    assert _study(codecs, {}).sweeps == {
         "stft, residual, quantized, closed form": ["baseline", "near", "far"],
         "stft, residual, quantized, closed form, delayed": ["baseline", "delayed"],
         "stft, grouped, quantized, closed form": ["grouped", "grouped-mmd"],
@@ -145,30 +203,42 @@ def test_no_two_results_of_the_default_study_share_a_place(default: Study) -> No
 
 
 @pytest.mark.parametrize(
-    "name", ["trunk", "trunk-residual", "tokens", "residual", "text", "learned", "snapshots", "delay", "reconstruction"]
+    "name",
+    ["trunk", "trunk-residual", "tokens", "residual", "text", "learned", "conditional", "delay", "reconstruction"],
 )
 def test_a_codec_may_have_any_name(name: str) -> None:
-    models = {"delay": {"codecs": [name, "baseline"], "seeds": [0, 1]}, "flatten": {"codecs": [name], "seeds": [0]}}
+    models = {
+        "delay": {"codecs": {name: [0, 1], "baseline": [0, 1]}, "seeds": [0]},
+        "flatten": {"codecs": {name: [0]}, "seeds": [0]},
+    }
     codecs = {"baseline": ("residual", [0, 1], {}), name: ("residual", [0, 1], {"weight": 1.0})}
     places = _places(_study(codecs, models, {name: "theirs"}))
     assert len(set(places)) == len(places)
     # Nor does one lie in another's folder: Snakemake would empty it with the other's outputs.
-    runs = {path for path in places if "-seed" in path}
+    # A language model's snapshots lie in its own folder: one rule makes both.
+    runs = {path for path in places if "-seed" in path and "/snapshots/" not in path}
+    places = [path for path in places if not (path.startswith("results/lm/") and "/snapshots/" in path)]
     assert not [(inner, outer) for outer in runs for inner in places if inner.startswith(f"{outer}/")]
 
 
 def test_no_pattern_is_named_like_a_folder_beside_the_patterns() -> None:
-    beside = {Path(path).name for path in (place.TEXT, Path(place.RECONSTRUCTION).parent)}
-    assert beside == {"text", "reconstruction"}
+    beside = {Path(place.TEXT).name}
+    for path in (place.RECONSTRUCTION, place.KEPT, place.SHUFFLED, place.GENERATION_SNAPSHOT, place.INFORMATION):
+        beside.add(Path(path).parts[2])
+    assert beside == {"text", "reconstruction", "kept", "shuffled", "snapshot", "information"}
     assert beside.isdisjoint(params.choices("PATTERNS"))
 
 
 def test_the_report_of_codecs_alone_leaves_out_what_needs_models(small: Study) -> None:
     assert small.tables == list(place.TABLE_NAMES)
     assert small.figures == list(place.FIGURE_NAMES)
-    alone = _study({"plain": ("residual", [0], {})}, {"delay": {"codecs": [], "seeds": [0]}})
-    assert set(small.tables) - set(alone.tables) == set(place.OF_MODELS)
-    assert set(small.figures) - set(alone.figures) == set(place.OF_MODELS)
+    alone = _study({"plain": ("residual", [0], {})}, {})
+    needing = {*place.OF_MODELS, *place.OF_FACTORISED}
+    assert set(small.tables) - set(alone.tables) == needing & set(place.TABLE_NAMES)
+    assert set(small.figures) - set(alone.figures) == needing & set(place.FIGURE_NAMES)
+    joint = _study({"plain": ("residual", [0], {})}, {"flatten": {"codecs": {"plain": [0]}, "seeds": [0]}})
+    assert set(small.tables) - set(joint.tables) == set(place.OF_FACTORISED)
+    assert joint.factorised == []
 
 
 def test_importing_the_study_imports_nothing_heavy() -> None:

@@ -22,7 +22,11 @@ DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 REPORTED = "results/tables/|figures/"
 TIMED = "results/generation/patterns.json"
-MODELS = f"results/(lm|generation)/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}"
+GENERATED = (
+    f"results/generation/(parallel|delay|flatten|snapshot|information)/|{TIMED}|"
+    f"results/evaluation/.*/(generation|snapshot)/|{REPORTED}"
+)
+MODELS = f"results/(lm|dependence/conditional)/(parallel|delay|flatten)/|{GENERATED}"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -113,7 +117,8 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
         ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{REPORTED}"),
         (
             {"report": {"confidence": 0.5}},
-            f"results/dependence/(?!snapshots/).*-seed|results/evaluation/scores/|{REPORTED}",
+            "results/dependence/((?!snapshots/).*-seed|conditional/)|results/generation/information/|results/evaluation/scores/|"
+            f"{REPORTED}",
         ),
         ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
         # The calibration has the frame rate, which is of the architectures.
@@ -135,15 +140,21 @@ def test_a_changed_parameter_reruns_what_depends_on_it(
 @pytest.mark.parametrize(
     ("module", "rerun"),
     [
-        (
-            "generation/sampling",
-            f"results/generation/(parallel|delay|flatten)/|{TIMED}|results/evaluation/.*/generation/|{REPORTED}",
-        ),
+        ("generation/sampling", GENERATED),
         ("lm/patterns", MODELS),
         ("report/figures", "figures/"),
         ("evaluation/frechet", f"results/evaluation/scores/|{REPORTED}"),
         ("codec/reconstruction", f"results/(codec/[^/]+/metrics|dependence/snapshots/)|{REPORTED}"),
-        ("generation/decode", f"results/generation/reconstruction/|results/evaluation/.*/reconstruction/|{REPORTED}"),
+        (
+            "generation/decode",
+            "results/generation/(reconstruction|kept|shuffled|information)/|"
+            f"results/evaluation/embeddings/(reconstruction|kept|shuffled)/|results/evaluation/scores/.*-seed|{REPORTED}",
+        ),
+        (
+            "generation/shuffle",
+            f"results/generation/shuffled/|results/evaluation/.*/shuffled/|{REPORTED}",
+        ),
+        ("generation/information", f"results/generation/information/|{REPORTED}"),
         ("corpus/datasets", "nothing"),
     ],
 )
@@ -194,14 +205,15 @@ def test_the_users_own_music_decides_by_its_content(settled: Study, tmp_path: Pa
 
 def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
     study = settled.copy(tmp_path / "study")
-    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "snapshots", "text", "reconstruction"]
+    names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "conditional", "text", "reconstruction"]
     codecs = dict.fromkeys(names, DEFAULTS["study"]["codecs"]["mmd"])
-    study.configure({"study": {"codecs": codecs, "language_models": {"delay": {"codecs": names}}}})
+    modelled = {"codecs": {name: [0] for name in names}}
+    study.configure({"study": {"codecs": codecs, "language_models": {"delay": modelled}}})
     made = [output.path for output in study.outputs()]
     assert len(made) == len(set(made))
     for name in names:
         assert f"results/codec/{name}-seed0/model.safetensors" in made
-        assert f"results/evaluation/scores/generation/delay/{name}-seed1.json" in made
+        assert f"results/evaluation/scores/generation/delay/{name}-seed0-lm0.json" in made
 
 
 def _outs(stage: dict[str, Any]) -> list[str]:
@@ -224,6 +236,8 @@ def _used(outputs: list[Output]) -> set[str]:
     for output in outputs:
         if "-seed" in output.path:
             used.add("study")
+        if "/snapshot/" in output.path:
+            used.add("lm.snapshots")
     return used
 
 
@@ -233,6 +247,8 @@ def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield "study"
         elif prefix + key == "confidence":
             yield "report.confidence"
+        elif prefix + key == "snapshots":
+            yield "lm.snapshots"
         elif isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:

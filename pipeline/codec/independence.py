@@ -58,9 +58,14 @@ def mmd(
 
         mean_ij prod_k K_k[i,j] + prod_k mean_ij K_k[i,j] - 2 mean_i prod_k mean_j K_k[i,j].
 
-    `"audiocraft"` is the paper's released code with its faults: the permutation estimate in which N counts the clips,
-    not the rows, so that it gives 12 (N - B) / (B (B - 1)) for independent streams with six bandwidths, and in which a
-    delay drops K frames where K - 1 are incomplete.
+    `"audiocraft"` is the paper's released code with its faults: the permutation estimate in which N counts the B clips,
+    not the rows, and in which a delay drops K frames where K - 1 are incomplete. Of N independent rows and A bandwidths
+    it gives
+
+        2 A (N - B) / (B (B - 1)) + 2 E[kappa] N (N - B) / (B^2 (B - 1)),
+
+    E[kappa] being the mean of kappa over pairs of rows, near 0 at the paper's size, where K D = 512; less a share of
+    order 1 / N, for x and y have rows in common.
 
     Args:
         streams: `[B, K, D, T]`.
@@ -79,10 +84,7 @@ def mmd(
     released = estimator == "audiocraft"
     denominator = "clips" if released else denominator
     rows = standardised(joint_rows(streams, delay=delay, dropped=streams.shape[1] if released and delay else None))
-    if unit == "median":
-        bandwidths = [a * median_distance(rows) for a in bandwidths]
-    elif unit != "variance":
-        raise ValueError(f"unit is {unit!r}; it must be 'variance' or 'median'")
+    widths = scaled(bandwidths, unit, rows)
     count = {"rows": len(rows), "clips": len(streams)}.get(denominator, 0)
     if count < 2:
         raise ValueError(
@@ -92,12 +94,35 @@ def mmd(
     if estimator == "closed_form":
         if denominator != "rows":
             raise ValueError("the closed form is a mean over rows: denominator 'clips' goes with 'permutation' alone")
-        estimate = _ClosedForm.apply(rows, tuple(bandwidths), tile)
+        estimate = _ClosedForm.apply(rows, widths, tile)
     elif estimator in ("permutation", "audiocraft"):
-        estimate = _permutation(rows, bandwidths, count, generator, tile)
+        estimate = _permutation(rows, widths, count, generator, tile)
     else:
         raise ValueError(f"estimator is {estimator!r}; it must be 'permutation', 'closed_form' or 'audiocraft'")
     return Dependence(estimate.clamp_min(0), estimate, len(rows))
+
+
+@torch.no_grad()
+def above_floor(streams: Tensor, *, delay: bool, bandwidths: Sequence[float], unit: Unit = "variance") -> float:
+    """The closed form of `mmd` on `[B, K, D, T]` minus its mean over all permutations of every codebook's rows.
+
+    The closed form is a V-statistic: on independent streams it is above 0 by about A / N for A bandwidths and N rows
+    whose kernels are narrow. Permuted, a pair of different rows has the product of the codebooks' mean kernels, and the
+    other two terms keep theirs, so that with m_k the mean of K_k over all pairs and m'_k over those of different rows
+    the floor is, per bandwidth,
+
+        1/N + (1 - 1/N) prod_k m'_k - prod_k m_k.
+
+    Raises:
+        ValueError: as `mmd`.
+    """
+    rows = standardised(joint_rows(streams, delay=delay))
+    count, tile = len(rows), TILE.get(rows.device.type, TILE["cpu"])
+    joint, means = _pair_means(rows.transpose(0, 1).contiguous(), scaled(bandwidths, unit, rows), tile)
+    overall = means.mean(-1)  # m, [A, K]
+    apart = (overall - 1 / count) / (1 - 1 / count)  # m': a row's kernel with itself is 1
+    floor = 1 / count + (1 - 1 / count) * apart.prod(-1) - overall.prod(-1)
+    return float((_dhsic(joint, means) - floor).sum())
 
 
 def joint_rows(streams: Tensor, *, delay: bool, dropped: int | None = None) -> Tensor:
@@ -143,17 +168,25 @@ def median_distance(rows: Tensor) -> float:
     return median
 
 
+def scaled(bandwidths: Sequence[float], unit: Unit, rows: Tensor) -> tuple[float, ...]:
+    """Bandwidths as variances: in the median `unit`, multiples of the median squared distance of `rows` `[N, K, D]`."""
+    if unit not in ("variance", "median"):
+        raise ValueError(f"unit is {unit!r}; it must be 'variance' or 'median'")
+    times = median_distance(rows) if unit == "median" else 1.0
+    return tuple(a * times for a in bandwidths)
+
+
 def _permutation(
-    rows: Tensor, bandwidths: Sequence[float], count: int, generator: torch.Generator | None, tile: int
+    rows: Tensor, bandwidths: tuple[float, ...], count: int, generator: torch.Generator | None, tile: int
 ) -> Tensor:
     codebooks = rows.shape[1]
     order = [torch.randperm(len(rows), generator=generator).to(rows.device) for _ in range(codebooks)]
     product = torch.stack([rows[order[k], k] for k in range(codebooks)], dim=1).flatten(1)
-    joint, widths = rows.flatten(1), tuple(bandwidths)
-    within = _KernelSum.apply(joint, None, widths, tile) + _KernelSum.apply(product, None, widths, tile)
-    across = _KernelSum.apply(joint, product, widths, tile)
+    joint = rows.flatten(1)
+    within = _KernelSum.apply(joint, None, bandwidths, tile) + _KernelSum.apply(product, None, bandwidths, tile)
+    across = _KernelSum.apply(joint, product, bandwidths, tile)
     # kappa(u, u) is the number of bandwidths: what is left of the diagonal where `count` is not that of the rows.
-    diagonal = 2 * len(widths) * (len(rows) - count)
+    diagonal = 2 * len(bandwidths) * (len(rows) - count)
     return (within + diagonal) / (count * (count - 1)) - 2 / count**2 * across
 
 
@@ -201,24 +234,16 @@ class _ClosedForm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: Tensor, bandwidths: tuple[float, ...], tile: int) -> Tensor:
         x = rows.transpose(0, 1).contiguous()  # [K, N, D]
-        codebooks, count = x.shape[:2]
-        squares = x.square().sum(-1)
-        joint = x.new_zeros(len(bandwidths), dtype=torch.float64)
-        means = x.new_zeros((len(bandwidths), codebooks, count), dtype=torch.float64)  # mu
-        for i, j in _tiles(count, count, tile, half=True):
-            distances = _distances(x[:, i], x[:, j], squares[:, i], squares[:, j])
-            for number, kernels in _gaussians(distances, bandwidths):
-                joint[number] += (1 if i == j else 2) * _product(kernels).sum()
-                means[number, :, i] += kernels.sum(-1)
-                if i != j:
-                    means[number, :, j] += kernels.sum(-2)
-        joint, means = joint / count**2, means / count
-        overall = means.mean(-1)  # m, [A, K]
-        estimate = (joint + overall.prod(-1) - 2 * means.prod(1).mean(-1)).sum()
+        count = x.shape[1]
+        joint, means = _pair_means(x, bandwidths, tile)
+        estimate = _dhsic(joint, means).sum()
         if not ctx.needs_input_grad[0]:
             return estimate.to(rows.dtype)
 
-        halves = (_others(overall)[..., None] / 2 - _others(means)).to(x.dtype)  # of the second factor, [A, K, N]
+        squares = x.square().sum(-1)
+        halves = (_others(means.mean(-1))[..., None] / 2 - _others(means)).to(
+            x.dtype
+        )  # of the second factor, [A, K, N]
         gradient = torch.zeros_like(x)
         for i, j in _tiles(count, count, tile, half=True):
             distances = _distances(x[:, i], x[:, j], squares[:, i], squares[:, j])
@@ -236,6 +261,27 @@ class _ClosedForm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return gradient * ctx.saved_tensors[0], None, None
+
+
+def _pair_means(x: Tensor, bandwidths: tuple[float, ...], tile: int) -> tuple[Tensor, Tensor]:
+    """Means of codebooks' `[K, N, D]` kernels: of prod_k K_k over pairs, `[A]`, and of K_k over j, mu, `[A, K, N]`."""
+    codebooks, count = x.shape[:2]
+    squares = x.square().sum(-1)
+    joint = x.new_zeros(len(bandwidths), dtype=torch.float64)
+    means = x.new_zeros((len(bandwidths), codebooks, count), dtype=torch.float64)
+    for i, j in _tiles(count, count, tile, half=True):
+        distances = _distances(x[:, i], x[:, j], squares[:, i], squares[:, j])
+        for number, kernels in _gaussians(distances, bandwidths):
+            joint[number] += (1 if i == j else 2) * _product(kernels).sum()
+            means[number, :, i] += kernels.sum(-1)
+            if i != j:
+                means[number, :, j] += kernels.sum(-2)
+    return joint / count**2, means / count
+
+
+def _dhsic(joint: Tensor, means: Tensor) -> Tensor:
+    """dHSIC of every bandwidth, `[A]`, from the means of `_pair_means`."""
+    return joint + means.mean(-1).prod(-1) - 2 * means.prod(1).mean(-1)
 
 
 def _tiles(rows: int, columns: int, size: int, *, half: bool) -> Iterator[tuple[slice, slice]]:

@@ -16,7 +16,7 @@ from zimtohrli import mos_from_signals
 from pipeline import job, manifest, params, provenance
 from pipeline.audio import resample, to_float
 from pipeline.codec import model as codecs
-from pipeline.codec.independence import joint_rows, mmd
+from pipeline.codec.independence import above_floor, joint_rows
 from pipeline.codec.spectral import log_mel_distance, si_sdr
 from pipeline.files import atomic, read_array, write_json
 
@@ -63,14 +63,13 @@ def opinion(estimate: np.ndarray, target: np.ndarray, rate: int) -> float:
 
 
 def criterion(codec: codecs.Codec, codes: Tensor, macro: params.IndependenceTraining) -> dict[str, float]:
-    """The loss' estimate, closed form, on the quantized vectors of codes `[n, K, T']`, at equal time and delayed."""
+    """The loss' closed form above its floor, of codes' `[n, K, T']` quantized vectors, at equal time and delayed."""
     vectors = codec.quantizer.vectors(codes)
     estimates = {}
     for name, delay in (("equal_time", False), ("delayed", True)):
         rows = joint_rows(vectors, delay=delay)
         few = rows[:: math.ceil(len(rows) / MMD_ROWS), :, :, None]  # each row a clip of one frame
-        dependence = mmd(few, delay=False, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
-        estimates[name] = float(dependence.estimate)
+        estimates[name] = above_floor(few, delay=False, bandwidths=macro.bandwidths, unit=macro.unit)
     return estimates
 
 

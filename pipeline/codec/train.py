@@ -27,7 +27,7 @@ from pipeline.audio import to_float
 from pipeline.codec import model as codecs
 from pipeline.codec.balancer import Balancer
 from pipeline.codec.discriminator import adversarial_loss, discriminator, discriminator_loss, feature_loss, halves
-from pipeline.codec.independence import mmd
+from pipeline.codec.independence import above_floor, mmd
 from pipeline.codec.quantizer import Quantized, streams
 from pipeline.codec.spectral import cosine_distance, log_mel_distance, mel_loss, si_sdr, soft_si_sdr
 from pipeline.files import atomic, read_array, write_json
@@ -327,8 +327,8 @@ def validate(run: Run, waveform: Tensor, quantize: bool) -> dict[str, float]:
             few = quantized.vectors[
                 :, :, :, : max(VALIDATION_ROWS // len(waveform), len(run.codec.quantizer.codebooks))
             ]
-            measured = mmd(few, delay=delay, estimator="closed_form", bandwidths=macro.bandwidths, unit=macro.unit)
-            result[f"validation_mmd_{name}"] = float(measured.estimate)
+            measured = above_floor(few, delay=delay, bandwidths=macro.bandwidths, unit=macro.unit)
+            result[f"validation_mmd_{name}"] = measured
     return result
 
 

@@ -4,6 +4,9 @@ Every pair of codebooks is measured at equal time, under the delay shift and by 
 `pipeline.dependence.information`; the report uses the one that `pipeline.dependence.calibration` chooses. Histograms
 of this size cannot measure dependence beyond pairs; `pipeline.dependence.learned` bounds it.
 
+Most of what codebooks share at equal time is still there a second later: it says which piece is playing. So dependence
+is also read as two numbers, *far*, its mean over lags of a third of a second and more, and the *local excess* above it.
+
 Frames are not independent: neighbours are alike, and a track keeps to its own codes. So a value belongs to its set of
 tracks and falls as tracks are added: in the default study's first baseline, the first two codebooks share 0.9 bits in
 29 held-out tracks and 0.4 bits in the 154 of the training split. Compare codecs on the same tracks only. Intervals are
@@ -12,6 +15,9 @@ Where the true value is 0, the estimator that calibration chose gives 0.24 bits 
 summed over pairs, and 0.14 bits with the loss, where the sum is 1.8.
 """
 
+import math
+from collections.abc import Iterable, Sequence
+from itertools import repeat, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +35,8 @@ from pipeline.dependence.information import (
 )
 
 SUMS = ("mutual_information", "normalised_by_sum", "normalised_by_minimum", "entropy")
-LAGS = tuple(range(-8, 9))  # frames
+NEAR = 8  # frames to either side: every lag up to here, for the figure
+ALIGNED = {"equal_time": lambda a, b: 0, "delayed": lambda a, b: a - b}  # lag of codebook b behind a
 
 
 class Pairwise(NamedTuple):
@@ -104,13 +111,28 @@ def delay_shift(codes: np.ndarray) -> np.ndarray:
 ALIGNMENTS = {"equal_time": lambda codes: codes, "delayed": delay_shift}
 
 
-def lagged(codes: np.ndarray, first: int, second: int, lag: int) -> np.ndarray:
+def far_lags(seconds: Sequence[float], frame_rate: float) -> list[int]:
+    """Lags in frames, to both sides, of those in `seconds`, rounded up.
+
+    Raises:
+        ValueError: a lag is no farther than `NEAR`, or two are the same frame.
+    """
+    lags = [math.ceil(each * frame_rate - 1e-9) for each in seconds]
+    if min(lags) <= NEAR or len(set(lags)) < len(lags):
+        raise ValueError(
+            f"dependence.far_lags are {lags} frames at {frame_rate:g} frames a second; "
+            f"they must differ, and lie beyond {NEAR} frames"
+        )
+    return sorted([-lag for lag in lags] + lags)
+
+
+def lagged(codes: np.ndarray, first: int, second: int, lag: int, reach: int) -> np.ndarray:
     """Codebook `first` at frame t beside `second` at t + `lag`, `[n, 2, T-2R]`, of codes `[n, K, T]`.
 
-    R is the greatest of `LAGS`: frames so near a clip's ends are dropped at every lag, so that all lags see the same
-    frames of `first`. Codebooks a < b under the delay shift are those at lag a - b.
+    Frames within `reach` R, the greatest lag, of a clip's ends are dropped, so that all lags see the same frames of
+    `first`. Codebooks a < b under the delay shift are those at lag a - b.
     """
-    reach, length = max(LAGS), codes.shape[2]
+    length = codes.shape[2]
     if length <= 2 * reach:
         raise ValueError(f"clips of {length} frames hold no lag of {reach} frames to either side; take longer clips")
     return np.stack([codes[:, first, reach:-reach], codes[:, second, reach + lag : length - reach + lag]], axis=1)
@@ -186,28 +208,57 @@ def by_lag(
     codes: np.ndarray,
     tracks: np.ndarray,
     codebook_size: int,
+    frame_rate: float,
     settings: params.Dependence,
     confidence: float,
     progress: job.Progress | None = None,
 ) -> dict[str, Any]:
-    """Mutual information in codes `[n, K, T]` by lag, summed over pairs, by each estimator; JSON-ready."""
+    """Mutual information in codes `[n, K, T]` by lag, summed over pairs, by each estimator; JSON-ready.
+
+    Beside the value at each lag, three `parts`, of the same frames and with resamples: `far`, the mean over the far
+    lags, and what it is to be subtracted from for the local excess, at `equal_time` and `delayed`.
+    """
     draw: dict[str, Any] = {"resamples": settings.bootstrap, "seed": settings.seed, "confidence": confidence}
-    estimators: dict[str, list[dict[str, Any]]] = {name: [] for name in ESTIMATORS}
-    for step, lag in enumerate(LAGS, start=1):
-        shifted = [lagged(codes, a, b, lag) for a, b in pairs(codes.shape[1])]
-        sampled = [sample(each, tracks, codebook_size, 1, settings.seed) for each in shifted]
-        for name, estimates in estimators.items():
-            value, *left_out = (
-                sum(float(one.mutual_information[0]) for one in each)
-                for each in (
-                    [pair.whole[name] for pair in sampled],
-                    *zip(*(pair.left_out[name] for pair in sampled), strict=True),
-                )
-            )
-            estimates.append(statistics.jackknife(value, np.array(left_out), **draw).json())
+    far = far_lags(settings.far_lags, frame_rate)
+    lags = sorted([*far, *range(-NEAR, NEAR + 1)])
+    # Of every pair and lag, mutual information of all tracks, then with each left out.
+    values: dict[str, dict[tuple[int, int, int], np.ndarray]] = {name: {} for name in ESTIMATORS}
+    for step, lag in enumerate(lags, start=1):
+        for a, b in pairs(codes.shape[1]):
+            shifted = lagged(codes, a, b, lag, max(lags))
+            sampled = sample(shifted, tracks, codebook_size, 1, settings.seed)
+            for name, of_lags in values.items():
+                each = (sampled.whole[name], *sampled.left_out[name])
+                of_lags[a, b, lag] = np.array([estimates.mutual_information[0] for estimates in each])
         if progress:
             progress.update(step)
-    return {"lags": list(LAGS), "frames": shifted[0].shape[0] * shifted[0].shape[2], "estimators": estimators}
+
+    def total(name: str, lags: Iterable[int]) -> np.ndarray:
+        """Over all pairs, each at its own of `lags`."""
+        each = zip(pairs(codes.shape[1]), lags, strict=False)
+        return np.sum([values[name][a, b, lag] for (a, b), lag in each], axis=0)
+
+    def estimate(sums: np.ndarray) -> statistics.Estimate:
+        return statistics.jackknife(sums[0], sums[1:], **draw)
+
+    at = {name: {lag: total(name, repeat(lag)) for lag in lags} for name in ESTIMATORS}
+    return {
+        "lags": lags,
+        "far": far,
+        "frame_rate": frame_rate,
+        "frames": shifted.shape[0] * shifted.shape[2],
+        "estimators": {name: [estimate(at[name][lag]).json() for lag in lags] for name in ESTIMATORS},
+        "parts": {
+            name: {
+                "far": estimate(np.mean([at[name][lag] for lag in far], axis=0)).json(resamples=True),
+                **{
+                    part: estimate(total(name, starmap(lag_of, pairs(codes.shape[1])))).json(resamples=True)
+                    for part, lag_of in ALIGNED.items()
+                },
+            }
+            for name in ESTIMATORS
+        },
+    }
 
 
 def controls(codes: np.ndarray, codebook_size: int, settings: params.Dependence) -> dict[str, dict[str, Any]]:
@@ -278,17 +329,19 @@ def main() -> None:
     codes = manifest.read_tokens(args.tokens, "test", len(rows), codec.codebooks, codec.codebook_size)
     tracks = manifest.track_numbers(rows)
     size = codec.codebook_size
-    with job.Progress(f"dependence/{args.tokens.name}", len(LAGS), "lag") as progress:
+    frame_rate = codes.shape[2] / params.section(args.params, "corpus", params.Corpus).clip_seconds
+    lags = 2 * (NEAR + len(settings.far_lags)) + 1
+    with job.Progress(f"dependence/{args.tokens.name}", lags, "lag") as progress:
         alignments = {
             name: measure(align(codes), tracks, size, settings, confidence) for name, align in ALIGNMENTS.items()
         }
-        lags = by_lag(codes, tracks, size, settings, confidence, progress)
+        lagging = by_lag(codes, tracks, size, frame_rate, settings, confidence, progress)
     used = {"dependence": settings.model_dump(), "codebook_size": size, "confidence": confidence}
     result = {
         "codec": args.tokens.name,
         "codebook_size": size,
         "alignments": alignments,
-        "by_lag": lags,
+        "by_lag": lagging,
         "controls": controls(flattened(codes), size, settings),
         "confidence": confidence,
         "provenance": provenance.record(used, seed=settings.seed),

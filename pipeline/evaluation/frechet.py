@@ -47,6 +47,8 @@ class Gaussian(NamedTuple):
         """
         x = _checked(x)
         weights = np.ones(len(x)) if weights is None else weights
+        # A resample leaves a third of its rows out, and their share of the time.
+        x, weights = x[weights > 0], weights[weights > 0]
         count = weights.sum()
         if count < 2:
             raise ValueError(f"embeddings must be [n, D] with n of at least 2, got {count:g} rows")

@@ -33,37 +33,38 @@ def score_system(
     evaluation: params.Evaluation,
     confidence: float,
     downloads: Path | str,
+    reconstruction: SystemEmbeddings | None = None,
 ) -> tuple[Score, dict[str, np.ndarray]]:
     """The scores of the system called `name`, and those of each of its clips, `[n]`, NaN where a clip has none.
 
+    Given the `reconstruction` of the reference by the codec that decoded the system, the score has `to_reconstruction`
+    too: distances in which that codec's own faults do not count.
+
     Raises:
-        ValueError: system and reference have different numbers of clips.
+        ValueError: system and reference, or reconstruction, have different numbers of clips.
     """
     if name.startswith(OUTSIDE):
         reference = reference.first(len(system.clip_id))
-    if len(reference.clip_id) != len(system.clip_id):
-        raise ValueError(
-            f"{name} has {len(system.clip_id)} clips, the reference {len(reference.clip_id)}: "
-            "only equal counts can be compared"
-        )
+    for what, other in (("reference", reference), ("reconstruction", reconstruction)):
+        if other is not None and len(other.clip_id) != len(system.clip_id):
+            raise ValueError(
+                f"{name} has {len(system.clip_id)} clips, the {what} {len(other.clip_id)}: "
+                "only equal counts can be compared"
+            )
     score: Score = {
         "system": name,
         "clips": len(system.clip_id),
         "tracks": len(np.unique(system.track_id)),
         **dict(zip(FAULTS, system.faults.sum(0).tolist(), strict=True)),
-        "fad": {},
-        "kad": {},
         "fma_pop": {},
         "embedders": {},
     }
     values = {"text": tag_agreements(system)}
+    score |= distances(name, system, reference, evaluation, confidence)
+    if reconstruction is not None:
+        score["to_reconstruction"] = distances(name, system, reconstruction, evaluation, confidence)
     for embedder, output in system.outputs.items():
-        ours, theirs = system.of(embedder), reference.of(embedder)
-        if len(ours.vectors) != len(theirs.vectors):
-            counts = f"{len(ours.vectors)} clips of {name}, {len(theirs.vectors)} of the reference"
-            raise ValueError(f"{embedder} embedded {counts}")
-        score["fad"][embedder] = fad(ours, theirs, evaluation, confidence)
-        score["kad"][embedder] = kad(ours, theirs, evaluation, confidence)
+        ours = system.of(embedder)
         if output.fma_pop:
             published = fma_pop(output.fma_pop, downloads)
             score["fma_pop"][embedder] = fad_to(ours, published, evaluation, confidence)
@@ -83,6 +84,25 @@ def score_system(
         score["halves"] = halves(reference.of(MAIN), evaluation.seed)
     values["fad"] = clip_distances(system, reference)
     return score, values
+
+
+def distances(
+    name: str, system: SystemEmbeddings, other: SystemEmbeddings, evaluation: params.Evaluation, confidence: float
+) -> dict[str, dict[str, Score]]:
+    """`fad` and `kad` of the system called `name` to another one, by embedder.
+
+    Raises:
+        ValueError: an embedder was given more clips of one than of the other.
+    """
+    pairs = {embedder: (system.of(embedder), other.of(embedder)) for embedder in system.outputs}
+    for embedder, (ours, theirs) in pairs.items():
+        if len(ours.vectors) != len(theirs.vectors):
+            counts = f"{len(ours.vectors)} clips of {name}, {len(theirs.vectors)} of what it is compared with"
+            raise ValueError(f"{embedder} embedded {counts}")
+    return {
+        "fad": {embedder: fad(*pair, evaluation, confidence) for embedder, pair in pairs.items()},
+        "kad": {embedder: kad(*pair, evaluation, confidence) for embedder, pair in pairs.items()},
+    }
 
 
 def fad(system: ClipEmbeddings, reference: ClipEmbeddings, evaluation: params.Evaluation, confidence: float) -> Score:
@@ -243,6 +263,7 @@ def main() -> None:
     parser.add_argument("--system", required=True, help="name that the result carries")
     parser.add_argument("--embeddings", type=Path, required=True, help="the system's, .npz")
     parser.add_argument("--reference", type=Path, required=True, help="the reference's, .npz")
+    parser.add_argument("--reconstruction", type=Path, help="of the codec that decoded the system, .npz; or none")
     parser.add_argument("--downloads", required=True, help="folder that keeps what was downloaded")
     parser.add_argument("--out", type=Path, required=True, help="scores, .json; each clip's go beside it as .npz")
     args = parser.parse_args()
@@ -250,7 +271,8 @@ def main() -> None:
     evaluation = params.section(args.params, "evaluation", params.Evaluation)
     confidence = params.confidence(args.params)
     system, reference = embeddings.read(args.embeddings), embeddings.read(args.reference)
-    score, values = score_system(args.system, system, reference, evaluation, confidence, args.downloads)
+    bound = embeddings.read(args.reconstruction) if args.reconstruction else None
+    score, values = score_system(args.system, system, reference, evaluation, confidence, args.downloads, bound)
     score["provenance"] = provenance.record({"evaluation": evaluation.model_dump()}, seed=evaluation.seed)
     with files.atomic(args.out.with_suffix(".npz")) as temporary:
         np.savez(temporary, **values, clip_id=system.clip_id, track_id=system.track_id)

@@ -1,6 +1,6 @@
 """Language models to and from `MusicgenForCausalLM` of transformers, and whole MusicGen checkpoints from a folder.
 
-    python -m pipeline.exchange.musicgen export --model results/lm/delay/mmd-seed0 --out exported
+    python -m pipeline.exchange.musicgen export --model results/lm/delay/mmd-seed0-lm0 --out exported
     python -m pipeline.exchange.musicgen import --model exported --out imported
     python -m pipeline.exchange.musicgen import --model musicgen-small --out imported
 

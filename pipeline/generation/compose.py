@@ -1,6 +1,6 @@
 """Music for any text, of any duration, with a trained or imported language model; it may continue a recording.
 
-    python -m pipeline.generation.compose --lm results/lm/delay/mmd-seed0 --codec results/codec/mmd-seed0 \
+    python -m pipeline.generation.compose --lm results/lm/delay/mmd-seed0-lm0 --codec results/codec/mmd-seed0 \
         --caption "slow solo piano" --caption "loud fast drums" --seconds 30 --out composed
     python -m pipeline.generation.compose --lm imported/lm --codec imported/codec --encoder imported/text_encoder \
         --caption "slow solo piano" --prompt beginning.wav --seconds 40 --out composed

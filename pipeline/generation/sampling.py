@@ -1,7 +1,7 @@
 """Generation from a language model: KV cache, guidance, top-k sampling, one seed per clip, prompts, any duration.
 
-    python -m pipeline.generation.sampling --lm results/lm/delay/mmd-seed0 --codec results/codec/mmd-seed0 \
-        --manifest results/corpus/manifest.parquet --text results/lm/text --out results/generation/delay/mmd-seed0
+    python -m pipeline.generation.sampling --lm results/lm/delay/mmd-seed0-lm0 --codec results/codec/mmd-seed0 \
+        --manifest results/corpus/manifest.parquet --text results/lm/text --out results/generation/delay/mmd-seed0-lm0
 """
 
 import argparse

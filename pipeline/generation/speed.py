@@ -3,7 +3,7 @@
 A step takes as long with any weights, so one trained model is timed with every pattern in turn; the music that it makes
 with patterns other than its own is thrown away.
 
-    python -m pipeline.generation.speed --lm results/lm/delay/mmd-seed0 --codec results/codec/mmd-seed0 \
+    python -m pipeline.generation.speed --lm results/lm/delay/mmd-seed0-lm0 --codec results/codec/mmd-seed0 \
         --manifest results/corpus/manifest.parquet --text results/lm/text --out results/generation/patterns.json
 """
 

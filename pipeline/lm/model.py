@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from pipeline import params
 from pipeline.files import atomic, read_json, write_json
-from pipeline.lm.patterns import Pattern, pattern
-from pipeline.lm.transformer import Transformer
+from pipeline.lm.patterns import Pattern, crops, pattern
+from pipeline.lm.transformer import Transformer, sinusoids
 
 
 @dataclass(frozen=True)
@@ -61,23 +61,53 @@ class LanguageModel(nn.Module):
         )
         self.heads = nn.Parameter(torch.randn(shape.codebooks, shape.codebook_size, shape.width) * 0.02)
 
-    def forward(self, codes: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+    def forward(self, codes: Tensor, text: Tensor, text_mask: Tensor, window: Tensor | None = None) -> Tensor:
         """Logits of every token given all tokens of earlier steps, and text.
+
+        A crop is the steps at which its frames' tokens stand, at their positions in the clip and with the inputs that
+        they have there: its first step sees the codes of the step before it, and no further back.
 
         Args:
             codes: tokens `[B, K, T]`, int64.
             text: token states of the captions `[B, L, D]`.
             text_mask: which of them exist `[B, L]`, bool; a row of False is the null text.
+            window: a crop's n neighbouring frames in each clip, `[B, n]`, int64; without it, all T of them.
 
         Returns:
-            Logits `[B, K, T, C]`.
+            Logits `[B, K, n, C]`.
         """
         layout = self.pattern(codes.shape[2])
-        laid = F.pad(layout.lay_out(codes, self.special), (1, 0), value=self.special)[:, :, :-1]
-        hidden = self.transformer(self.embed(laid), *self.condition(text, text_mask))
-        steps = layout.step.to(codes.device)
-        logits = [F.linear(hidden.index_select(1, s), head) for s, head in zip(steps, self.heads, strict=True)]
-        return torch.stack(logits, dim=1)
+        if window is None:
+            hidden = self.hidden(codes, text, text_mask)
+            states = [hidden.index_select(1, steps) for steps in layout.step.to(codes.device)]
+        else:
+            inputs = self._inputs(codes)
+            steps, place = (x.to(codes.device)[window[:, 0]] for x in crops(layout, window.shape[1]))
+            inputs = inputs.gather(2, steps[:, None].expand(-1, len(self.heads), -1))
+            positions = sinusoids(layout.steps, self.shape.width).to(codes.device)[steps]
+            hidden = self.transformer(self.embed(inputs), *self.condition(text, text_mask), positions)
+            states = [hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2])) for at in place.unbind(1)]
+        return torch.stack([F.linear(x, head) for x, head in zip(states, self.heads, strict=True)], dim=1)
+
+    @torch.no_grad()
+    def start_at(self, log_shares: Tensor) -> None:
+        """Lets the untrained model predict the codes' shares p, given as log p `[K, C]`, whatever its input.
+
+        MusicGen's heads have no bias that could start at log p. So the last norm's first coordinate starts constant at
+        1, and its column of the heads at log p less the mean.
+        """
+        self.transformer.norm.weight[0], self.transformer.norm.bias[0] = 0, 1
+        self.heads.zero_()
+        self.heads[:, :, 0] = log_shares - log_shares.mean(dim=1, keepdim=True)
+
+    def hidden(self, codes: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
+        """What the heads of each step read of all earlier steps, and text, `[B, S, width]`; arguments of `forward`."""
+        return self.transformer(self.embed(self._inputs(codes)), *self.condition(text, text_mask))
+
+    def _inputs(self, codes: Tensor) -> Tensor:
+        """What stands one step before each step, `[B, K, T]` -> `[B, K, S]`."""
+        laid = self.pattern(codes.shape[2]).lay_out(codes, self.special)
+        return F.pad(laid, (1, 0), value=self.special)[:, :, :-1]
 
     def embed(self, laid: Tensor) -> Tensor:
         """Sum over codebooks of the tokens' embeddings, `[B, K, S]` -> `[B, S, width]`."""

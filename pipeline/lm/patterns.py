@@ -6,6 +6,7 @@ A pattern is data, one array of steps `[K, T]`; laying tokens out, the inverse a
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,13 @@ from pipeline import params
 
 # Step of codebook k `[K, 1]` at frame t `[1, T]`, given K and T.
 Rule = Callable[[Tensor, Tensor, int, int], Tensor]
+
+
+class Crops(NamedTuple):
+    """Every crop of n frames of a clip, by the frame t0 at which it starts."""
+
+    steps: Tensor  # [T - n + 1, S], int64: the clip's steps at which a token of the crop stands, in order
+    place: Tensor  # [T - n + 1, K, n], int64: which of these each of its tokens has
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +51,20 @@ class Pattern:
         """Tokens by step to tokens by frame, `[B, K, S]` -> `[B, K, T]`: the inverse of `lay_out`."""
         _check(laid, "laid", self.mask.shape, "[B, K, S]")
         return laid.gather(2, self.step.to(laid.device).expand(len(laid), -1, -1))
+
+
+@functools.lru_cache(maxsize=8)
+def crops(layout: Pattern, frames: int) -> Crops:
+    """All crops of `frames` neighbouring frames.
+
+    Raises:
+        ValueError: they differ in their number of steps, so that no batch of them can be made.
+    """
+    windows = layout.step.unfold(1, frames, 1).unbind(1)
+    steps, place = zip(*(window.unique(return_inverse=True) for window in windows), strict=True)
+    if len({len(each) for each in steps}) > 1:
+        raise ValueError("under this pattern crops differ in their number of steps: set lm.crop_seconds to 0")
+    return Crops(torch.stack(steps), torch.stack(place))
 
 
 def pattern(name: str, codebooks: int, frames: int) -> Pattern:

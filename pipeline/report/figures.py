@@ -117,6 +117,9 @@ def dependence_by_lag(results: Results) -> Figure:
             ax.fill_between(by_lag["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
             ax.plot(by_lag["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
         ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
+        nearest = min(abs(lag) for lag in by_lag["far"])
+        for side in (-1, 1):
+            ax.axvspan(side * nearest, side * max(by_lag["lags"]), color="#888888", alpha=0.12, linewidth=0)
         ax.set_xlabel("lag of codebook b behind codebook a < b (frames)")
         ax.set_title(f"seed {seed}")
     _from_zero(axes[0, 0])
@@ -235,7 +238,7 @@ def criterion(results: Results) -> Figure:
         ):
             rho = statistics.rank_correlation(np.asarray(x), np.asarray(y)).rho
             ax.set_title(f"{where.capitalize()}, {what},\nSpearman's $\\rho$ = {rho:.2f}")
-            ax.set_xlabel("MMD (closed form)")
+            ax.set_xlabel("MMD above its floor")
             ax.set_ylabel("mutual information,\nsum of pairs (bits)")
             if np.min(x) > 0 and np.max(x) > DECADE * np.min(x):
                 ax.set_xscale("log")
@@ -249,10 +252,12 @@ def scores(results: Results) -> Figure:
     measures: dict[str, Callable[[str], Estimate | None]] = {
         "FAD-MTT, lower is better": results.fad,
         "KAD-MTT, lower is better": results.kad,
+        "FAD-MTT to own reconstruction": results.lower_is_better["FAD-MTT to own reconstruction"],
+        "KAD-MTT to own reconstruction": results.lower_is_better["KAD-MTT to own reconstruction"],
         "KL-MTT (nats), lower is better": results.kl,
         "agreement with captions, higher is better": results.text,
     }
-    figure, axes = _figure(2, 2, (10, 7))
+    figure, axes = _figure(3, 2, (10, 10))
     patterns = list(dict.fromkeys(model.pattern for model in results.study.models))
     outside = results.study.outside
     codecs = list(results.study.codecs)
@@ -303,8 +308,8 @@ def likelihood(results: Results) -> Figure:
         for index, pattern in enumerate(patterns):
             models = [m for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)]
             place = position + 0.75 / len(patterns) * (index - (len(patterns) - 1) / 2)
-            prices = [price for model in models if (price := results.price(model))]
-            for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], prices), strict=True):
+            gaps = [gap for model in models if (gap := results.gap(model))]
+            for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], gaps), strict=True):
                 _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
     axes[0, 1].axhline(0, color="black", linewidth=0.8)
     labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT}\non the same codec and seed")
@@ -313,8 +318,75 @@ def likelihood(results: Results) -> Figure:
         ax.set_ylabel(label)
     _legend(figure, {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)})
     figure.suptitle(
-        "Language models' likelihood, and the price of the product of marginals; "
+        "Language models' likelihood, and the gap to the joint model at equal steps; "
         f"{results.confidence:.0%} intervals over tracks"
+    )
+    return figure
+
+
+def learning(results: Results) -> Figure:
+    """Validation bits per frame over the language models' training, a panel a codec, a line a seed; static entropy."""
+    patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
+    figure, axes = _figure(1, len(codecs), (max(1 + 3 * len(codecs), TITLE), 3.8), sharey="row")
+    for ax, codec in zip(axes[0], codecs, strict=True):
+        for model in (model for model in results.study.models if model.codec == codec):
+            history, index = results.learning(model), patterns.index(model.pattern)
+            ax.plot(history["step"], history["validation_static_bits"], color="#888888", linewidth=0.8, linestyle=":")
+            ax.plot(
+                history["step"],
+                history["validation_bits_per_frame"],
+                color=COLOURS[index],
+                marker=MARKERS[index],
+                markersize=3.5,
+                linewidth=1.2,
+            )
+        ax.set_xscale("log")
+        ax.set_xlabel("training step")
+        ax.set_title(codec)
+    axes[0, 0].set_ylabel("validation bits per frame,\nlower is better")
+    entries = {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
+    _legend(figure, {**entries, "static entropy (dotted)": ("#888888", "")})
+    figure.suptitle("Language models' training, a line a seed")
+    return figure
+
+
+def price(results: Results) -> Figure:
+    """What factorised models pay, by pattern and codec, with controls, and what made processes pay by their truth."""
+    patterns = list(dict.fromkeys(model.pattern for model in results.study.factorised))
+    figure, axes = _figure(1, len(patterns) + 1, (max(1 + 3.2 * (len(patterns) + 1), TITLE), 4))
+    marks = ("_", "x", "+")
+    for ax, pattern in zip(axes[0], patterns, strict=False):
+        models = [model for model in results.study.factorised if model.pattern == pattern]
+        codecs = list(dict.fromkeys(model.codec for model in models))
+        for position, codec in enumerate(codecs):
+            ours = [model for model in models if model.codec == codec]
+            colour = COLOURS[list(results.study.codecs).index(codec)]
+            _marks(ax, position, [results.price_of_factorising(model) for model in ours], colour)
+            for found in map(results.conditional, ours):
+                controls = found["controls"]
+                last = (found["by_codebook"][-1], controls["other_clip"], controls["other_frame"])
+                for marker, each in zip(marks, last, strict=True):
+                    ax.plot(position + 0.3, each["value"], marker, color="#888888", markersize=5)
+        ax.axhline(0, color="black", linewidth=0.8)
+        _categories(ax, codecs)
+        ax.set_ylabel("price of factorising,\nlower bound (bits a step)")
+        ax.set_title(pattern.capitalize())
+    known = sorted(results.price_calibration, key=lambda process: process["truth"])
+    truths = [process["truth"] for process in known]
+    paid = [Estimate(**process["measured"], resamples=np.empty(0)) for process in known]
+    ax = axes[0, -1]
+    ax.plot([0, max(truths)], [0, max(truths)], color="black", linewidth=0.8)
+    ax.errorbar(truths, [e.value for e in paid], yerr=_whiskers(paid), fmt="o-", color="#888888", capsize=2)
+    ax.set_xlabel("truth (bits a step)")
+    ax.set_ylabel("found (bits a step)")
+    ax.set_title("Made processes")
+    labels = ("of the last codebook alone", "that sees another clip (truth 0)", "that sees another frame")
+    _legend(figure, {label: ("#888888", marker) for label, marker in zip(labels, marks, strict=True)})
+    copied = [results.conditional(m)["controls"]["copied"] for m in results.study.factorised]
+    share = min(each["value"] / each["truth"] for each in copied)
+    figure.suptitle(
+        f"Price of factorising, a mark a seed; {results.confidence:.0%} intervals over tracks;\n"
+        f"of a copied codebook's bits, at least {share:.0%} is found"
     )
     return figure
 
@@ -459,6 +531,8 @@ FIGURES: dict[str, Callable[[Results], Figure]] = {
     "criterion": criterion,
     "scores": scores,
     "likelihood": likelihood,
+    "learning": learning,
+    "price": price,
     "speed": speed,
     "patterns": patterns,
     "training": training,

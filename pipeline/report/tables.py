@@ -13,8 +13,10 @@ import pandas as pd
 from pipeline import files, job, provenance
 from pipeline.report import claims
 from pipeline.report.claims import Claim
+from pipeline.report.history import RULE_CHANGES
+from pipeline.report.orders import verdict
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
-from pipeline.statistics import Estimate
+from pipeline.statistics import POWER, Estimate
 from pipeline.study import FLOOR, JOINT, OUTSIDE, Model
 
 FORMATS = ("csv", "md", "tex")
@@ -181,23 +183,120 @@ def scores(results: Results) -> list[Row]:
     return [
         _score(results, FLOOR, "real music of other tracks (floor)"),
         *(_score(results, run.system, bound, run.codec, run.seed) for run in results.study.runs),
-        *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m.pattern) for m in results.study.models),
+        *(_score(results, m.system, f"LM, {m.pattern}", m.codec, m.seed, m) for m in results.study.models),
         *(_score(results, f"{OUTSIDE}{name}", name) for name in results.study.outside),
     ]
 
 
-def likelihood(results: Results) -> list[Row]:
-    """Held-out bits per frame of each model, and the price of the product of marginals: each pattern minus flatten."""
+def orders(results: Results) -> list[Row]:
+    """What each score makes of systems whose order is known, a row a system, from the worst to the best."""
+    return [
+        {
+            "score": order.score,
+            "order": order.name,
+            "system": system,
+            "value": value,
+            "minus the one before": step or "",
+            "step": verdict([step]) if step else "",
+            "whole order": order.verdict,
+            "may decide": "yes" if results.valid(order.score) else "no",
+        }
+        for order in results.orders
+        for system, value, step in zip(order.systems, order.values, [None, *order.steps], strict=True)
+    ]
+
+
+def shuffles(results: Results) -> list[Row]:
+    """What it costs in sound to shuffle each codebook by itself instead of whole frames, or whole steps of the delay.
+
+    Beside it, what the codebooks share at that alignment.
+    """
+    rows = []
+    for codec in dict.fromkeys(run.codec for run in results.study.shuffled):
+        runs = [run for run in results.study.shuffled if run.codec == codec]
+        for alignment, where in ALIGNMENTS.items():
+            by_seed: list[Row] = []
+            for run in runs:
+                row: Row = {"MI, sum of pairs (bits)": results.total(*run, alignment, "mutual_information")}
+                apart = results.shuffled(run, "independent")
+                for name, distance in results.shuffled(run, alignment).items():
+                    row |= {f"{name}, together": distance, f"{name}, independent": apart[name]}
+                    row[f"{name}, cost"] = results.difference(apart[name], distance)
+                by_seed.append(row)
+            rows += _with_mean(results, {"codec": codec, "kept together": where}, [run.seed for run in runs], by_seed)
+    return rows
+
+
+def generated_information(results: Results) -> list[Row]:
+    """What codebooks share in generated codes and in real ones of the same captions' clips, and both entropies."""
+    measures = {"MI, sum of pairs (bits)": "mutual_information", "summed entropy (bits)": "entropy"}
     rows: list[Row] = []
-    for codec, seed in results.study.modelled:
-        models = {m.pattern: m for m in results.study.models if (m.codec, m.seed) == (codec, seed)}
-        row: Row = {"codec": codec, "seed": seed}
+    for model in results.study.models:
+        for alignment, where in ALIGNMENTS.items():
+            row: Row = {**model._asdict(), "alignment": where}
+            for name, measure in measures.items():
+                ours, real = (results.generated_total(model, of, alignment, measure) for of in ("generated", "real"))
+                row |= {f"{name}, generated": ours, f"{name}, real": real}
+                row[f"{name}, generated - real"] = results.difference(ours, real)
+            frames = results.generated_information(model)["real"][alignment]["frames"]
+            rows.append(row | {"estimator": results.estimator, "frames": frames})
+    return rows
+
+
+def likelihood(results: Results) -> list[Row]:
+    """Held-out bits per frame of each model, the static entropy, the share saved, and each pattern's gap to flatten."""
+    rows: list[Row] = []
+    for codec, seed, lm in dict.fromkeys((m.codec, m.seed, m.lm) for m in results.study.models):
+        models = {m.pattern: m for m in results.study.models if (m.codec, m.seed, m.lm) == (codec, seed, lm)}
+        static = results.static_bits(next(iter(models.values())))
+        row: Row = {"codec": codec, "seed": seed, "LM seed": lm, "static entropy (bits per frame)": static}
         for pattern in results.study.patterns:
             row[f"{pattern} (bits per frame)"] = results.bits(models[pattern]) if pattern in models else ""
         for pattern in results.study.patterns:
+            row[f"gain: {pattern}"] = results.gain(models[pattern]) if pattern in models else ""
+        for pattern in results.study.patterns:
             if pattern != JOINT:
-                row[f"price: {pattern} - {JOINT}"] = results.price(Model(pattern, codec, seed)) or ""
+                gap = results.gap(models[pattern]) if pattern in models else None
+                row[f"gap at equal steps: {pattern} - {JOINT}"] = gap or ""
         rows.append(row)
+    return rows
+
+
+def price(results: Results) -> list[Row]:
+    """What each factorised model pays for predicting the codes of a step apart, beside what is read where it is known.
+
+    The bias at a model's price is that of the made processes, linear between their prices.
+    """
+    known = results.price_calibration
+    measured, bias = np.transpose(sorted((process["measured"]["value"], process["bias"]) for process in known))
+    rows: list[Row] = []
+    for model in results.study.factorised:
+        found, paid = results.conditional(model), results.price_of_factorising(model)
+        controls = found["controls"]
+        rows.append(
+            {
+                "pattern": model.pattern,
+                "codec": model.codec,
+                "seed": model.seed,
+                "LM seed": model.lm,
+                "factorised (bits a step)": float(found["bits_factorised"]["value"]),
+                "with heads (bits a step)": float(found["bits_with_head"]["value"]),
+                "price (bits a step)": paid,
+                "bias at that price": float(np.interp(paid.value, measured, bias)),
+                "truth": "unknown",
+                "last codebook alone": float(found["by_codebook"][-1]["value"]),
+                "control: last sees another clip": float(controls["other_clip"]["value"]),
+                "control: last sees another frame": float(controls["other_frame"]["value"]),
+                "control: copy, of its bits": float(controls["copied"]["value"] / controls["copied"]["truth"]),
+                "steps": found["steps"],
+                "tracks": found["tracks"],
+            }
+        )
+    empty = dict.fromkeys(rows[0], "")
+    for process in known:
+        paid = Estimate(**process["measured"], resamples=np.empty(0))
+        about = {"codec": f"made, {process['shared']:.0%} shared", "truth": float(process["truth"])}
+        rows.append({**empty, **about, "price (bits a step)": paid, "bias at that price": float(process["bias"])})
     return rows
 
 
@@ -211,6 +310,7 @@ def speed(results: Results) -> list[Row]:
                 "pattern": model.pattern,
                 "codec": model.codec,
                 "seed": model.seed,
+                "LM seed": model.lm,
                 "steps a clip": timing["steps"],
                 "clips": timing["clips"],
                 "batches": len(timing["a_clip"]),
@@ -266,6 +366,7 @@ def claim_rows(assessed: dict[str, Claim]) -> list[Row]:
             "measured": claim.measured,
             "found": _deciding_numbers(claim) or "n/a",
             "verdict": claim.verdict,
+            "note": claim.note,
             "rests on": claim.rests_on,
             "paper": "claimed",
         }
@@ -291,6 +392,50 @@ def finding_rows(assessed: dict[str, Claim]) -> list[Row]:
     ]
 
 
+def power_rows(assessed: dict[str, Claim]) -> list[Row]:
+    """What each deciding difference rests on, what it can see, and what would decide the value that was found."""
+    rows: list[Row] = []
+    for name, claim in assessed.items():
+        for finding in claim.findings:
+            basis = finding.basis
+            if not (finding.verdict and basis):
+                continue
+            half = None if finding.low is None or finding.high is None else (finding.high - finding.low) / 2
+            rows.append(
+                {
+                    "claim": name,
+                    "measure": finding.measure,
+                    "of": finding.of,
+                    "number": basis.number,
+                    "of what": basis.unit,
+                    "tracks": basis.tracks,
+                    "value": finding.value,
+                    "half-width": _or_not(half),
+                    "spread over seeds": _or_not(basis.spread),
+                    "error over tracks": _or_not(basis.track_error),
+                    f"smallest effect seen in {POWER:.0%}": basis.smallest,
+                    "number that would decide this value": _or_not(basis.needed),
+                    "verdict": finding.verdict,
+                }
+            )
+    return rows
+
+
+def rule_rows(_: dict[str, Claim]) -> list[Row]:
+    """Every change of a claim's rule so far."""
+    return [
+        {
+            "date": change.date,
+            "commit": change.commit,
+            "claims": change.claims,
+            "what changed": change.what,
+            "why": change.why,
+            "verdict before": change.before,
+        }
+        for change in RULE_CHANGES
+    ]
+
+
 def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, Any]:
     """A few numbers, means over seeds, for `dvc metrics`."""
 
@@ -313,11 +458,12 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, Any]:
     models: dict[str, dict[str, dict[str, float]]] = {}
     for pattern, settings in results.study.settings.language_models.items():
         for codec in settings.codecs:
-            trained = [Model(pattern, codec, seed) for seed in settings.seeds]
+            trained = [model for model in results.study.models if (model.pattern, model.codec) == (pattern, codec)]
             models.setdefault(pattern, {})[codec] = {
                 "fad_mtt": mean(results.fad(model.system) for model in trained),
                 "kl_mtt": mean(results.kl(model.system) for model in trained),
                 "bits_per_frame": mean(results.bits(model) for model in trained),
+                "gain": mean(results.gain(model) for model in trained),
             }
     return {"codec": codecs, "lm": models, "claims": {name: claim.verdict for name, claim in assessed.items()}}
 
@@ -356,13 +502,16 @@ def _with_mean(results: Results, names: Row, seeds: list[int], by_seed: list[Row
     return [*rows, mean]
 
 
-def _score(results: Results, system: str, name: str, codec: str = "", seed: int | str = "", pattern: str = "") -> Row:
+def _score(
+    results: Results, system: str, name: str, codec: str = "", seed: int | str = "", model: Model | None = None
+) -> Row:
     score = results.score(system)
     main = score["fad"][MAIN]
     row: Row = {
         "system": name,
         "codec": codec,
         "seed": seed,
+        "LM seed": model.lm if model else "",
         "FAD-MTT": results.fad(system),
         "FAD-MTT, infinite samples": float(main["infinity"]),
         "R2 of that": float(main["r2"]),
@@ -372,7 +521,7 @@ def _score(results: Results, system: str, name: str, codec: str = "", seed: int 
         "tracks": score["tracks"],
         **{fault.replace("_", " "): score[fault] for fault in ("silent", "not_finite", "short", "clipped")},
     }
-    return row | {"published (VGGish, PaSST, CLAP)": _published(pattern)}
+    return row | {"published (VGGish, PaSST, CLAP)": _published(model.pattern if model else "")}
 
 
 def _published(pattern: str) -> str:
@@ -391,6 +540,9 @@ def _by_embedder(results: Results, system: str) -> Row:
     for name, embedder in results.embedders(system).items():
         label = embedder["label"]
         row |= {f"FAD-{label}": fad[name], f"KAD-{label}": kad[name]}
+        for measure in ("fad", "kad"):
+            own = results.to_reconstruction(system, measure, name) if results.study.bound(system) else "n/a"
+            row[f"{measure.upper()}-{label} to own reconstruction"] = own
         if name in fma_pop:
             row[f"FAD-{label} to FMA-Pop"] = fma_pop[name]
         if "divergence" in embedder:
@@ -409,6 +561,10 @@ def _deciding_numbers(claim: Claim) -> str:
             ends = "" if finding.low is None else f" [{finding.low:.3g}, {finding.high:.3g}]"
             values.setdefault(f"{finding.measure}, {finding.of}", []).append(f"{finding.value:.3g}{ends}")
     return "; ".join(f"{what}: {' and '.join(numbers)}" for what, numbers in values.items())
+
+
+def _or_not(value: float | None) -> float | str:
+    return "n/a" if value is None else value
 
 
 def _spread(row: Row) -> Row:
@@ -434,12 +590,21 @@ OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
     "total_correlation": total_correlation,
     "calibration": calibration,
     "scores": scores,
+    "orders": orders,
+    "shuffles": shuffles,
+    "generated_information": generated_information,
     "likelihood": likelihood,
+    "price": price,
     "speed": speed,
     "patterns": patterns,
     "published": published,
 }
-OF_CLAIMS = {"claims": claim_rows, "findings": finding_rows}
+OF_CLAIMS: dict[str, Callable[[dict[str, Claim]], list[Row]]] = {
+    "claims": claim_rows,
+    "findings": finding_rows,
+    "power": power_rows,
+    "rules": rule_rows,
+}
 TABLES = (*OF_RESULTS, *OF_CLAIMS)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.codec.independence import Dependence, joint_rows, median_distance, mmd, standardised
+from pipeline.codec.independence import Dependence, above_floor, joint_rows, median_distance, mmd, standardised
 
 BANDWIDTHS = (0.1, 1.0, 5.0, 10.0)
 PAPER = (0.1, 1.0, 5.0, 10.0, 20.0, 50.0)
@@ -287,6 +287,47 @@ def test_the_released_code_divides_by_clips() -> None:
     assert released.rows == 64 * 46
     assert float(released.loss) == pytest.approx(12 * (64 * 46 - 64) / (64 * 63), rel=1e-2)
     assert float(released.loss) == pytest.approx(8.57, abs=0.02)
+
+
+def test_the_released_code_on_few_numbers_a_row_has_its_full_floor() -> None:
+    """K D = 2 normals, whose kernels have the mean m^2, m = (1 + 2 / a)^(-1/2): the second term is most of it."""
+    clips, rows = 16, 320
+    streams = [noise(clips, 2, 1, rows // clips, seed=seed) for seed in range(40)]
+    options = {"delay": False, "estimator": "audiocraft", "bandwidths": BANDWIDTHS}
+    found = np.mean([float(mmd(each, generator=seeded(i), **options).estimate) for i, each in enumerate(streams)])
+    means = [(1 + 2 / a) ** -0.5 for a in BANDWIDTHS]
+    first = 2 * len(BANDWIDTHS) * (rows - clips) / (clips * (clips - 1))
+    second = 2 * sum(m**2 for m in means) * rows * (rows - clips) / (clips**2 * (clips - 1))
+    # x_i is codebook k of y_j once in N, as in the test of independent streams above.
+    shared = 2 * (rows / clips) ** 2 * sum((1 / rows + (1 - 1 / rows) * m) ** 2 - m**2 for m in means)
+    assert second > 5 * first
+    assert found == pytest.approx(first + second - shared, rel=0.01)
+
+
+def test_the_floor_is_the_mean_over_all_permutations() -> None:
+    rows = noise(1, 3, 2, 4).cumsum(-1)
+    orders = list(itertools.product(itertools.permutations(range(4)), repeat=2))  # of all codebooks but the first
+    mean = np.mean(
+        [
+            closed_form(torch.stack([rows[:, 0], *(rows[:, k, :, list(order)] for k, order in enumerate(each, 1))], 1))
+            for each in orders
+        ]
+    )
+    found = above_floor(rows, delay=False, bandwidths=BANDWIDTHS)
+    assert found == pytest.approx(closed_form(rows) - mean, abs=1e-9)
+
+
+def test_without_its_floor_the_criterion_of_independent_streams_is_0() -> None:
+    """At the paper's bandwidths and K D = 128 the closed form reads little but its floor, nearly A / N."""
+    floors, rests = [], []
+    for seed in range(20):
+        streams = noise(1, 4, 32, 200, seed=seed)
+        floors.append(closed_form(streams, PAPER))
+        rests.append(above_floor(streams, delay=False, bandwidths=PAPER))
+    assert np.mean(floors) == pytest.approx(len(PAPER) / 200, rel=0.2)
+    assert abs(np.mean(rests)) < 0.02 * np.mean(floors)
+    copied = noise(1, 1, 32, 200).expand(-1, 4, -1, -1)
+    assert above_floor(copied, delay=False, bandwidths=PAPER) > 100 * np.std(rests)
 
 
 def test_the_denominator_counts_clips_or_rows() -> None:

@@ -48,14 +48,8 @@ def test_the_bound_is_near_the_truth_and_below_it(kept: float) -> None:
 
 def test_total_correlation_sees_what_no_pair_shows() -> None:
     splits = _splits(_parity)
-    settings = params.Dependence(
-        shuffles=1,
-        snapshot_clips=1,
-        bootstrap=20,
-        seed=0,
-        learned=LEARNED,
-        calibration=params.Calibration(draws=2, copied=0.3, repeated=0.2, correlation=0.8),
-    )
+    default = params.load(Path(__file__).parents[2] / "params.yaml").dependence
+    settings = default.model_copy(update={"shuffles": 1, "bootstrap": 20, "seed": 0, "learned": LEARNED})
     track = np.arange(FRAMES["test"]) % 10
     found = difference_of_entropies.measure(splits, track, 2, settings, 0.9, lambda: None)
     assert found["total_correlation"]["value"] == pytest.approx(1, abs=0.02)

@@ -16,13 +16,9 @@ from pipeline.dependence import pairwise as dependence
 from pipeline.dependence.calibration import noisy_copy_information
 from pipeline.dependence.information import ESTIMATORS, shuffled
 
-SETTINGS = params.Dependence(
-    snapshot_clips=1,
-    shuffles=3,
-    bootstrap=100,
-    seed=0,
-    learned=params.Learned(hidden=8, steps=2, batch_size=8, learning_rate=1e-3),
-    calibration=params.Calibration(draws=2, copied=0.3, repeated=0.2, correlation=0.8),
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+SETTINGS = params.load(PARAMS).dependence.model_copy(
+    update={"shuffles": 3, "bootstrap": 100, "far_lags": [0.5, 1.0], "seed": 0}
 )
 BASELINE = "shuffled_baseline"
 
@@ -108,18 +104,41 @@ def test_dependence_shows_at_its_lag_alone() -> None:
     """Codebook 2 follows codebook 1 by 3 frames; both repeat themselves at no lag."""
     first = np.random.default_rng(0).integers(8, size=(40, 120))
     codes = np.stack([first, np.roll(first, 3, axis=1)], axis=1)
-    found = dependence.by_lag(codes, np.arange(40) // 4, 8, SETTINGS, 0.9)
-    assert found["frames"] == 40 * (120 - 16)
+    found = dependence.by_lag(codes, np.arange(40) // 4, 8, 24.0, SETTINGS, 0.9)
+    assert found["lags"] == [-24, -12, *range(-8, 9), 12, 24]
+    assert found["frames"] == 40 * (120 - 48)
     values = {lag: e["value"] for lag, e in zip(found["lags"], found["estimators"]["chao_wang_jost"], strict=True)}
     assert values.pop(3) == pytest.approx(3, abs=0.02)
-    np.testing.assert_allclose(list(values.values()), 0, atol=0.05)
+    np.testing.assert_allclose(list(values.values()), 0, atol=0.08)
+
+
+def test_what_a_track_keeps_to_is_far_and_what_a_frame_shares_is_local() -> None:
+    """Both codebooks name the track, and share a bit of the frame, codebook 2 a frame later: 3 bits far, 1 local."""
+    track = np.arange(40) // 5
+    bits = np.random.default_rng(0).integers(2, size=(40, 200))
+    codes = np.stack([2 * track[:, None] + bits, 2 * track[:, None] + np.roll(bits, 1, axis=1)], axis=1)
+    parts = dependence.by_lag(codes, track, 16, 24.0, SETTINGS, 0.9)["parts"]["chao_wang_jost"]
+    assert parts["far"]["value"] == pytest.approx(3, abs=0.05)
+    assert parts["equal_time"]["value"] == pytest.approx(3, abs=0.05)
+    assert parts["delayed"]["value"] == pytest.approx(3, abs=0.05)
+    ahead = dependence.by_lag(codes[:, ::-1], track, 16, 24.0, SETTINGS, 0.9)["parts"]["chao_wang_jost"]
+    assert ahead["delayed"]["value"] == pytest.approx(4, abs=0.05)
+    assert len(ahead["delayed"]["resamples"]) == SETTINGS.bootstrap
+
+
+def test_far_lags_are_whole_frames_beyond_the_near_ones() -> None:
+    assert dependence.far_lags([0.34, 1.0], 25) == [-25, -9, 9, 25]
+    with pytest.raises(ValueError, match=r"far_lags are \[7, 20\] frames at 20 frames a second"):
+        dependence.far_lags([0.34, 1.0], 20)
+    with pytest.raises(ValueError, match="they must differ"):
+        dependence.far_lags([0.98, 1.0], 25)
 
 
 def test_the_delay_shift_is_a_lag_of_each_pair() -> None:
-    codes = np.random.default_rng(0).integers(9, size=(3, 4, 40))
-    shifted, reach = dependence.delay_shift(codes), max(dependence.LAGS)
+    codes, reach = np.random.default_rng(0).integers(9, size=(3, 4, 40)), 12
+    shifted = dependence.delay_shift(codes)
     for a, b in [(0, 1), (0, 3), (1, 3)]:
-        pair = dependence.lagged(codes, a, b, a - b)
+        pair = dependence.lagged(codes, a, b, dependence.ALIGNED["delayed"](a, b), reach)
         # Row s of the shift holds codebook a of frame s + K - 1 - a.
         start = reach - (3 - a)
         np.testing.assert_array_equal(pair, shifted[:, [a, b], start : start + 40 - 2 * reach])
@@ -192,7 +211,7 @@ def test_clips_must_match_tracks_and_hold_the_delay(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="1 frames have no step with all 2"):
         dependence.delay_shift(codes[..., :1])
     with pytest.raises(ValueError, match="16 frames hold no lag of 8 frames"):
-        dependence.lagged(codes[..., :16], 0, 1, 0)
+        dependence.lagged(codes[..., :16], 0, 1, 0, 8)
 
 
 def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,9 +221,9 @@ def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.M
     np.save(tokens / "test.npy", generator.integers(16, size=(6, 4, 100)).astype(np.uint16))
     split = ["train"] * 3 + ["test"] * 6
     pd.DataFrame({"track_id": [f"t{i // 2}" for i in range(9)], "split": split}).to_parquet(tmp_path / "m.parquet")
-    whole = params.load(Path("params.yaml")).model_dump(mode="json")
+    whole = params.load(PARAMS).model_dump(mode="json")
     whole["codec"]["codebook_size"] = 16
-    whole["dependence"]["bootstrap"] = 5
+    whole["dependence"] |= {"bootstrap": 5, "far_lags": [1.0]}
     monkeypatch.chdir(tmp_path)
     argv = ["--params", json.dumps(whole), "--tokens", "mmd-seed0", "--manifest", "m.parquet", "--out", "out.json"]
     monkeypatch.setattr(sys, "argv", ["dependence", *argv])
@@ -215,7 +234,8 @@ def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.M
     assert set(found["alignments"]["delayed"]["estimators"]) == set(ESTIMATORS)
     for values in found["alignments"]["delayed"]["estimators"].values():
         assert len(values["total"]["entropy"]["resamples"]) == 5
-    assert found["by_lag"]["frames"] == 6 * (100 - 16)
+    assert found["by_lag"]["lags"][0] == -10  # of 1 s: clips of 10 s have 100 frames
+    assert found["by_lag"]["frames"] == 6 * (100 - 20)
     again = Path("out.json").read_bytes()
     dependence.main()
     assert Path("out.json").read_bytes() == again

@@ -117,6 +117,29 @@ def test_systems_are_scored(evaluation: Evaluation) -> None:
     assert same["fad"]["musicnn-mtt"]["value"] == pytest.approx(0, abs=1e-6)
 
 
+def test_a_system_is_also_held_against_the_reconstructions_of_its_codec(evaluation: Evaluation) -> None:
+    """Each distance is the one that the reconstructions would have as the reference; its own is 0."""
+    evaluation.embed("reference", "audio.npy")
+    clips = np.load("system.npy")
+    np.save("reconstruction.npy", clips // 2 + np.random.default_rng(1).integers(-300, 300, clips.shape, np.int16))
+    system = evaluation.embed("generation/x", "system.npy")
+    reconstruction = evaluation.embed("reconstruction/x", "reconstruction.npy")
+    assert "to_reconstruction" not in evaluation.score("reconstruction/x")
+    bound = ("--reconstruction", "embeddings/reconstruction/x.npz")
+    found = evaluation.score("generation/x", *bound)
+    settings = params.checked(params.Evaluation, evaluation.settings, "")
+    for embedder in ("musicnn-mtt", "musicnn-msd"):
+        pair = (system.of(embedder), reconstruction.of(embedder))
+        assert found["to_reconstruction"]["fad"][embedder] == score.fad(*pair, settings, CONFIDENCE)
+        assert found["to_reconstruction"]["kad"][embedder] == score.kad(*pair, settings, CONFIDENCE)
+    same = evaluation.score("reconstruction/x", *bound)["to_reconstruction"]
+    for measure in ("fad", "kad"):
+        assert same[measure]["musicnn-mtt"]["value"] == pytest.approx(0, abs=1e-6)
+    embeddings.write(Path("embeddings/few.npz"), reconstruction.first(3))
+    with pytest.raises(ValueError, match="generation/x has 4 clips, the reconstruction 3: only equal counts"):
+        evaluation.score("generation/x", "--reconstruction", "embeddings/few.npz")
+
+
 def test_a_folder_of_clips_is_scored_against_as_many_of_the_reference(evaluation: Evaluation) -> None:
     evaluation.embed("reference", "audio.npy")
     Path("others").mkdir()

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline import params
 from pipeline.lm import model as language_model
 from pipeline.lm.model import LanguageModel, ModelShape, cross_entropy
-from pipeline.lm.transformer import Transformer, set_matmul_precision
+from pipeline.lm.transformer import FEW_STEPS, Transformer, set_matmul_precision, sinusoids
 
 K, C, T, D = 3, 11, 6, 8
 
@@ -165,3 +165,53 @@ def test_missing_and_mismatched_files_are_named(tmp_path: Path) -> None:
     language_model.write_json(tmp_path / "model.json", {**vars(model_of("delay").shape), "width": 32})
     with pytest.raises(ValueError, match=r"does not fit model\.json"):
         language_model.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", sorted(params.choices("PATTERNS")))
+def test_a_crop_of_all_frames_is_the_clip(name: str) -> None:
+    model, (codes, text, mask) = model_of(name), batch()
+    window = torch.arange(T).expand(2, T)
+    torch.testing.assert_close(model(codes, text, mask, window), model(codes, text, mask), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["parallel", "delay", "partial-delay", "flatten", "partial-flatten"])
+def test_a_crop_from_the_start_is_the_beginning_of_the_clip(name: str) -> None:
+    model, (codes, text, mask) = model_of(name), batch()
+    window = torch.arange(4).expand(2, 4)
+    whole = model(codes, text, mask)[:, :, :4]
+    torch.testing.assert_close(model(codes, text, mask, window), whole, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(params.choices("PATTERNS")))
+def test_a_crop_is_the_clip_without_attention_to_what_lies_before_it(name: str) -> None:
+    """Each row by itself: the crop's steps of the whole clip, at their positions, with the inputs they have there."""
+    model, (codes, text, mask) = model_of(name), batch()
+    starts, frames = [1, 3], 3
+    window = torch.tensor(starts)[:, None] + torch.arange(frames)
+    found, layout = model(codes, text, mask, window), model.pattern(T)
+    laid = layout.lay_out(codes, C)
+    for row, start in enumerate(starts):
+        steps = layout.step[:, start : start + frames]
+        kept = sorted(set(steps.flatten().tolist()))
+        before = [laid[row, :, step - 1] if step else torch.full((K,), C) for step in kept]
+        inputs = model.embed(torch.stack(before, dim=1)[None])
+        condition = model.condition(text[row : row + 1], mask[row : row + 1])
+        hidden = model.transformer(inputs, *condition, sinusoids(layout.steps, 16)[kept][None])[0]
+        for k in range(K):
+            expected = hidden[[kept.index(step) for step in steps[k].tolist()]] @ model.heads[k].T
+            torch.testing.assert_close(found[row, k], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_an_untrained_model_predicts_the_shares_that_it_was_given() -> None:
+    model, (codes, text, mask) = model_of("delay"), batch()
+    shares = torch.randn(K, C, generator=torch.Generator().manual_seed(2)).log_softmax(dim=1)
+    model.start_at(shares)
+    torch.testing.assert_close(model(codes, text, mask).log_softmax(dim=3), shares[:, None].expand(2, K, T, C))
+
+
+def test_the_beginning_of_a_long_clip_is_the_short_clip() -> None:
+    """Attention to the past is the same above the number of steps from which it goes block by block."""
+    model, (_, text, mask) = model_of("parallel"), batch()
+    codes = torch.randint(C, (2, K, FEW_STEPS + 20), generator=torch.Generator().manual_seed(3))
+    long, short = model(codes, text, mask), model(codes[:, :, :FEW_STEPS], text, mask)
+    torch.testing.assert_close(long[:, :, :FEW_STEPS], short, atol=1e-5, rtol=1e-5)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import params
-from pipeline.lm.patterns import pattern
+from pipeline.lm.patterns import Pattern, crops, pattern
 
 names = st.sampled_from(sorted(params.choices("PATTERNS")))
 codebooks = st.integers(1, 5)
@@ -142,3 +142,20 @@ def test_tokens_of_another_shape_are_named() -> None:
         pattern("delay", 2, 3).lay_out(torch.zeros(1, 2, 4, dtype=torch.long), special=0)
     with pytest.raises(ValueError, match=r"laid must be \[B, K, S\]"):
         pattern("delay", 2, 3).collect(torch.zeros(1, 2, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", sorted(params.choices("PATTERNS")))
+def test_crops_are_the_steps_of_their_frames(name: str) -> None:
+    layout, frames = pattern(name, 3, 9), 4
+    found = crops(layout, frames)
+    assert len(found.steps) == len(found.place) == 9 - frames + 1
+    for start, (steps, place) in enumerate(zip(found.steps, found.place, strict=True)):
+        window = layout.step[:, start : start + frames]
+        assert steps.tolist() == sorted(set(window.flatten().tolist()))
+        assert torch.equal(steps[place], window)
+
+
+def test_crops_of_unequal_length_are_refused() -> None:
+    uneven = Pattern(torch.tensor([[0, 1, 2, 3], [0, 1, 4, 5]]))
+    with pytest.raises(ValueError, match=r"set lm\.crop_seconds to 0"):
+        crops(uneven, 2)

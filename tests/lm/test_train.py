@@ -21,15 +21,15 @@ from pipeline.lm import train as train_lm
 from pipeline.lm.conditioning import TextStates
 from pipeline.lm.model import LanguageModel, ModelShape
 from pipeline.lm.patterns import PATTERNS
-from pipeline.lm.train import Split
+from pipeline.lm.train import Batch, Split, Trained
 
 ROOT = Path(__file__).parents[2]
 K, C, T, D = 2, 4, 32, 8
 LM = {
     "width": 32, "heads": 2, "layers": 2, "feedforward": 64, "dropout": 0.1, "steps": 12, "batch_size": 4,
-    "micro_batch_size": 4, "precision": "float32",
-    "learning_rate": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.01, "warmup_steps": 3, "gradient_clip": 1.0,
-    "text_dropout": 0.2, "weight_ema": 0.9,
+    "crop_seconds": 0.0, "micro_batch_size": 4, "precision": "float32", "optimizer": "adamw", "learning_rate": 3e-3,
+    "embedding_learning_rate": 3e-3, "other_learning_rate": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.01,
+    "warmup_steps": 3, "gradient_clip": 1.0, "text_dropout": 0.2, "weight_ema": 0.9, "snapshots": [0.5],
 }  # fmt: skip
 
 
@@ -62,11 +62,11 @@ def shape(pattern: str, model: params.LanguageModel) -> ModelShape:
     return ModelShape.of(model, pattern=pattern, codebooks=K, codebook_size=C, frames=T, text_dimension=D)
 
 
-def run(pattern: str, model: params.LanguageModel, folder: Path, clips: int = 16) -> tuple:
+def run(pattern: str, model: params.LanguageModel, folder: Path, clips: int = 16, frames: int = T) -> Trained:
     (codes, _), (other, _) = copied_chains(clips, 0), copied_chains(8, 1)
     where = folder / "checkpoints" / pattern / "run.safetensors"
     arguments = (split_of(codes), split_of(other), text_states(), 5, torch.device("cpu"))
-    return train_lm.train(shape(pattern, model), model, *arguments, where.relative_to(folder))
+    return train_lm.train(shape(pattern, model), model, frames, *arguments, where.relative_to(folder))
 
 
 @pytest.mark.slow
@@ -77,7 +77,7 @@ def test_bits_per_frame_near_the_entropy_of_the_source(
     """Flatten and delay see codebook 0 before codebook 1 and reach the joint entropy; parallel cannot."""
     monkeypatch.chdir(tmp_path)
     model = sizes(steps=400, batch_size=16, micro_batch_size=16, dropout=0.0, weight_ema=0.95)
-    trained, _ = run(pattern, model, tmp_path, clips=1000)
+    trained = run(pattern, model, tmp_path, clips=1000).model
     codes, entropy = copied_chains(200, 2)
     measured = train_lm.bits(train_lm.evaluate(trained, split_of(codes), text_states(), 50)).mean()
     # Given the past alone, codebook 1 is the chain's next step with noise on top.
@@ -89,10 +89,15 @@ def test_bits_per_frame_near_the_entropy_of_the_source(
     assert expected - 0.03 < measured < expected + 0.15
 
 
-@pytest.mark.parametrize("pattern", ["delay", "flatten"])
-def test_a_killed_run_continues_bit_by_bit(pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("pattern", "optimizer", "frames"), [("delay", "adamw", T), ("flatten", "muon", T), ("delay", "muon", 7)]
+)
+def test_a_killed_run_continues_bit_by_bit(
+    pattern: str, optimizer: str, frames: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    straight, history = run(pattern, sizes(), tmp_path)
+    model = sizes(optimizer=optimizer)
+    straight = run(pattern, model, tmp_path, frames=frames)
     checkpoint = Path("checkpoints") / pattern / "run.safetensors"
     assert not checkpoint.exists()
 
@@ -106,16 +111,19 @@ def test_a_killed_run_continues_bit_by_bit(pattern: str, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(train_lm, "draw", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(pattern, sizes(), tmp_path)
+        run(pattern, model, tmp_path, frames=frames)
     assert checkpoint.exists()
     drawn = []
     monkeypatch.setattr(train_lm, "draw", lambda *a: drawn.append(a[-1]) or draw(*a))
-    continued, continued_history = run(pattern, sizes(), tmp_path)
+    continued = run(pattern, model, tmp_path, frames=frames)
     assert drawn == [7, 8, 9, 10, 11]
-    for name, value in straight.state_dict().items():
-        assert torch.equal(value, continued.state_dict()[name]), name
-    keys = [key for key in history[0] if key != "seconds"]
-    assert [[row[k] for k in keys] for row in continued_history] == [[row[k] for k in keys] for row in history]
+    assert set(straight.snapshots) == {50}
+    for one, other in ((straight.model, continued.model), (straight.snapshots[50], continued.snapshots[50])):
+        for name, value in one.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name
+    keys = [key for key in straight.history[0] if key != "seconds"]
+    histories = ([[row[k] for k in keys] for row in each.history] for each in (straight, continued))
+    assert next(histories) == next(histories)
 
 
 def test_a_checkpoint_of_other_parameters_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,21 +131,23 @@ def test_a_checkpoint_of_other_parameters_is_not_used(tmp_path: Path, monkeypatc
     monkeypatch.setattr(train_lm, "CHECKPOINT_SECONDS", 0.0)
     run("delay", sizes(), tmp_path)
     monkeypatch.setattr(train_lm, "CHECKPOINT_SECONDS", 60.0)
-    after, _ = run("delay", sizes(learning_rate=1e-3), tmp_path)
+    after = run("delay", sizes(learning_rate=1e-3), tmp_path).model
     Path("checkpoints/delay/run.safetensors").unlink()
-    fresh, _ = run("delay", sizes(learning_rate=1e-3), tmp_path)
+    fresh = run("delay", sizes(learning_rate=1e-3), tmp_path).model
     assert all(torch.equal(a, b) for a, b in zip(after.parameters(), fresh.parameters(), strict=True))
 
 
 def test_all_that_decides_a_run_is_in_its_digest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a checkpoint would be continued with other data, other captions or by other code."""
     (codes, _), (other, _), text, model = copied_chains(8, 0), copied_chains(8, 1), text_states(), sizes()
-    usual: dict[str, Any] = {"shape": shape("delay", model), "sizes": model, "text": text, "seed": 0}
+    usual: dict[str, Any] = {"shape": shape("delay", model), "sizes": model, "frames": T, "text": text}
+    usual["seed"] = 0
     usual["splits"] = (split_of(codes), split_of(other))
     changes: list[dict[str, Any]] = [
         {},
         {"shape": shape("flatten", model)},
         {"sizes": sizes(learning_rate=1e-3)},
+        {"frames": 7},
         {"seed": 1},
         {"splits": (split_of(other), split_of(other))},
         {"splits": (split_of(codes, seed=1), split_of(other))},  # the same tokens under other captions
@@ -151,17 +161,17 @@ def test_all_that_decides_a_run_is_in_its_digest(monkeypatch: pytest.MonkeyPatch
     assert len(set(digests)) == len(digests)
 
 
-@pytest.mark.parametrize("micro_batch_size", [1, 3])
-def test_a_gradient_summed_over_micro_batches_is_the_batchs(micro_batch_size: int) -> None:
+@pytest.mark.parametrize(("micro_batch_size", "frames"), [(1, T), (3, T), (3, 7)])
+def test_a_gradient_summed_over_micro_batches_is_the_batchs(micro_batch_size: int, frames: int) -> None:
     model = sizes(dropout=0.0)
     torch.manual_seed(0)
     network, text = LanguageModel(shape("delay", model)), text_states()
-    codes, states, mask = train_lm.draw(split_of(copied_chains(16, 0)[0]), text, model, 0, 0)
-    train_lm.backward(network, codes, states, mask, share=1.0, precision="float32")
+    batch = train_lm.draw(split_of(copied_chains(16, 0)[0]), text, model, frames, 0, 0)
+    train_lm.backward(network, batch, share=1.0, precision="float32")
     whole = [parameter.grad for parameter in network.parameters()]
     network.zero_grad()
-    for part in zip(*(x.split(micro_batch_size) for x in (codes, states, mask)), strict=True):
-        train_lm.backward(network, *part, share=len(part[0]) / 4, precision="float32")
+    for part in zip(*(x.split(micro_batch_size) for x in batch), strict=True):
+        train_lm.backward(network, Batch(*part), share=len(part[0]) / 4, precision="float32")
     for gradient, parameter in zip(whole, network.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, gradient, atol=1e-6, rtol=1e-4)
 
@@ -171,12 +181,71 @@ def test_bfloat16_products_leave_weights_and_loss_in_float32() -> None:
     torch.manual_seed(0)
     network = LanguageModel(shape("delay", model))
     network.heads.data.normal_(std=0.3)
-    batch = train_lm.draw(split_of(copied_chains(16, 0)[0]), text_states(), model, 0, 0)
-    found = {name: train_lm.backward(network, *batch, share=1.0, precision=name) for name in ("float32", "bfloat16")}
+    batch = train_lm.draw(split_of(copied_chains(16, 0)[0]), text_states(), model, T, 0, 0)
+    found = {name: train_lm.backward(network, batch, share=1.0, precision=name) for name in ("float32", "bfloat16")}
     assert found["bfloat16"].dtype == torch.float32
     assert not torch.equal(found["bfloat16"], found["float32"])
     torch.testing.assert_close(found["bfloat16"], found["float32"], atol=0.1, rtol=0.02)
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in network.parameters())
+
+
+def test_an_untrained_model_costs_the_static_entropy() -> None:
+    """And the static entropy is that of the codes' shares: of codes with known ones, their entropy."""
+    generator = np.random.default_rng(0)
+    share = np.array([0.6, 0.2, 0.15, 0.05])
+    train_split, held_out = (split_of(generator.choice(C, p=share, size=(200, K, T))) for _ in range(2))
+    shares = train_lm.log_shares(train_split, C)
+    static = train_lm.static_nats(held_out, shares)
+    assert train_lm.bits(static).mean() == pytest.approx(-K * (share * np.log2(share)).sum(), abs=0.05)
+    torch.manual_seed(0)
+    model = LanguageModel(shape("delay", sizes())).eval()
+    model.start_at(shares)
+    np.testing.assert_allclose(train_lm.evaluate(model, held_out, text_states(), 50), static, rtol=1e-5)
+
+
+def test_a_code_that_training_lacks_costs_a_finite_number_of_bits() -> None:
+    train_split, held_out = split_of(np.zeros((4, K, T), int)), split_of(np.ones((4, K, T), int))
+    counted = 4 * T + C / 2
+    static = train_lm.static_nats(held_out, train_lm.log_shares(train_split, C))
+    np.testing.assert_allclose(static, np.full((4, K), math.log(counted / 0.5)), rtol=1e-6)
+
+
+def test_crops_lie_anywhere_in_their_clips_and_have_their_length() -> None:
+    split, text, model = split_of(copied_chains(50, 0)[0]), text_states(), sizes(batch_size=50)
+    windows = torch.cat([train_lm.draw(split, text, model, 7, 0, step).window for step in range(20)])
+    assert set(windows[:, 0].tolist()) == set(range(T - 7 + 1))
+    assert torch.equal(windows, windows[:, :1] + torch.arange(7))
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.0, 250), (2.5, 62), (2.6, 65), (1e-3, 1), (10.0, 250), (30.0, 250)])
+def test_frames_of_a_crop(seconds: float, frames: int) -> None:
+    assert train_lm.crop_frames(sizes(crop_seconds=seconds), 250, 10.0) == frames
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_every_weight_is_learnt_at_its_own_rate(optimizer: str) -> None:
+    rates = {"learning_rate": 0.1, "embedding_learning_rate": 0.2, "other_learning_rate": 0.3}
+    model = LanguageModel(shape("delay", sizes()))
+    optimizers = train_lm.optimizers_of(model, sizes(optimizer=optimizer, **rates))
+    assert set(optimizers) == {"adamw", optimizer}
+    rate = {p: g["rate"] for each in optimizers.values() for g in each.param_groups for p in g["params"]}
+    muon = {p for g in optimizers[optimizer].param_groups if "matrices" in g for p in g["params"]}
+    for name, parameter in model.named_parameters():
+        matrix = name.startswith("transformer.layers.") and parameter.ndim == 2
+        assert rate.pop(parameter) == (0.1 if matrix else 0.2 if name == "embedding.weight" else 0.3), name
+        assert (parameter in muon) == matrix
+    assert not rate
+
+
+@pytest.mark.slow
+def test_crops_learn_what_whole_clips_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 8 frames of 32, a Markov chain's next code can be learnt as well, and is at every position."""
+    monkeypatch.chdir(tmp_path)
+    model = sizes(steps=400, batch_size=32, micro_batch_size=32, dropout=0.0, optimizer="muon", learning_rate=0.02)
+    trained = run("delay", model, tmp_path, clips=1000, frames=8).model
+    codes, entropy = copied_chains(200, 2)
+    measured = train_lm.bits(train_lm.evaluate(trained, split_of(codes), text_states(), 50)).mean()
+    assert entropy - 0.03 < measured < entropy + 0.15
 
 
 def test_schedule() -> None:
@@ -191,10 +260,10 @@ def test_schedule() -> None:
 def test_text_is_dropped_at_its_rate_and_a_step_draws_the_same_batch_again() -> None:
     codes, _ = copied_chains(50, 0)
     split, text, model = split_of(codes), text_states(), sizes(batch_size=50)
-    masks = [train_lm.draw(split, text, model, 0, step)[2] for step in range(40)]
+    masks = [train_lm.draw(split, text, model, T, 0, step).mask for step in range(40)]
     dropped = np.mean([~mask.any(dim=1).numpy() for mask in masks])
     assert dropped == pytest.approx(0.2, abs=0.03)
-    first, again = (train_lm.draw(split, text, model, 0, 3) for _ in range(2))
+    first, again = (train_lm.draw(split, text, model, 7, 0, 3) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
@@ -255,17 +324,21 @@ def test_from_tokens_to_audio(pattern: str, tmp_path: Path, monkeypatch: pytest.
     with np.load("lm/codec-seed0/held_out.npz", allow_pickle=False) as held_out:
         assert held_out["track_id"].tolist() == manifest["track_id"][manifest["split"] == "test"].tolist()
         bits = held_out["bits_per_frame"]
-        nats = held_out["nats"]
+        nats, static = held_out["nats"], held_out["static_bits"]
     np.testing.assert_allclose(bits, nats.sum(axis=1) / math.log(2))
     metrics = read_json(Path("lm/codec-seed0/metrics.json"))
     assert metrics["test"]["bits_per_frame"] == pytest.approx(bits.mean())
+    assert metrics["test"]["static_bits"] == pytest.approx(static.mean())
+    assert metrics["test"]["gain"] == pytest.approx(1 - bits.mean() / static.mean())
     assert metrics["frames_seen"] == 3 * 4 * T
     assert metrics["test"]["cross_entropy_nats"] == pytest.approx(list(nats.mean(axis=0)))
     history = pd.read_csv("lm/codec-seed0/history.csv")
-    assert list(history["step"]) == [1, 2, 3]
+    assert list(history["step"]) == [1, 3]
     losses = history[[f"validation_loss_{k}" for k in range(K)]].sum(axis=1)
     np.testing.assert_allclose(history["validation_bits_per_frame"], losses / math.log(2))
 
+    # A snapshot is a model like any other: music can be made from it.
+    assert language_model.load(Path("lm/codec-seed0/snapshots/50")).shape.pattern == pattern
     generation = {**common, "lm": "lm/codec-seed0", "codec": "codec-seed0"}
     call(monkeypatch, sampling.main, settings, **generation, out="generated")
     tokens, audio = np.load("generated/tokens.npy"), np.load("generated/audio.npy")
