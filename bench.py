@@ -99,13 +99,14 @@ def _turns(what: str, size: int, sides: dict[str, dict[str, str]], threads: int,
 
 
 def _codec(threads: int) -> None:
-    """Training steps of the default study's codec, against the same network from transformers with plain losses."""
-    print(f"codec, the default study's network and batch, {threads} thread(s)", flush=True)
-    sides = {"ours": KEEP_MEMORY, "transformers": {}, "transformers keeping memory": KEEP_MEMORY}
+    """Training steps of SEANet, against the same network from transformers with plain losses, and of `stft`."""
+    print(f"codec, the default study's networks and batch, no adversary, {threads} thread(s)", flush=True)
+    sides = {"ours": KEEP_MEMORY, "transformers": {}, "transformers keeping memory": KEEP_MEMORY, "stft": KEEP_MEMORY}
     found = _turns("codec", 0, sides, threads, CODEC_TURNS)
     for side, values in found.items():
         print(f"  {side:28} {values['audio']:6.1f} s of audio a second")
-    for theirs in list(sides)[1:]:
+    print(f"  stft against our SEANet: {found['stft']['audio'] / found['ours']['audio']:.2f}x")
+    for theirs in ("transformers", "transformers keeping memory"):
         print(
             f"  ours against {theirs}: {found['ours']['audio'] / found[theirs]['audio']:.2f}x (wanted: 1.5x)",
             flush=True,
@@ -120,7 +121,6 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
 
     from pipeline import params
     from pipeline.codec import model as codecs
-    from pipeline.codec import seanet
     from pipeline.codec.spectral import mel_loss, soft_si_sdr
     from pipeline.exchange import encodec
 
@@ -128,22 +128,18 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
     torch.manual_seed(0)
     warnings.filterwarnings("ignore", message="At least one mel filterbank")  # of the rival's
     whole = params.checked(params.Params, yaml.safe_load((ROOT / "params.yaml").read_text()), "params.yaml")
-    settings, rate = whole.codec.of("seanet"), whole.corpus.sample_rate
+    settings, rate = whole.codec.of("stft" if side == "stft" else "seanet"), whole.corpus.sample_rate
     training = settings.training
     samples = round(training.segment_seconds * rate)
     waveform = 0.1 * torch.randn(training.batch_size, samples)
-    # transformers cannot do without recurrent layers, nor with a norm of the latent.
-    codec = codecs.Codec(
-        codecs.configuration(
-            settings.model_copy(
-                update={"sizes": settings.sizes.model_copy(update={"lstm_layers": 1}), "latent_norm": False}
-            ),
-            rate,
-            "residual",
-        )
-    )
-    if side == "ours":
-        seanet.scale_to_data(codec.encoder, waveform[:, None], 1.0)
+    if side != "stft":
+        # transformers cannot do without recurrent layers, nor with a norm of the latent.
+        sizes = settings.sizes.model_copy(update={"lstm_layers": 1})
+        settings = settings.model_copy(update={"sizes": sizes, "latent_norm": False})
+    codec = codecs.Codec(codecs.configuration(settings, rate, "residual"))
+    if side in ("ours", "stft"):
+        codec.architecture.start(codec.encoder, codec.decoder, waveform)
+        windows = training.mel_windows[-training.mel_windows_a_step :]
         codec.quantizer.codebooks.normal_()
         optimizer = torch.optim.Adam(codec.parameters(), lr=1e-4, betas=training.betas, fused=True)
 
@@ -151,7 +147,7 @@ def _one_codec(side: str, _: int, threads: int) -> dict[str, float]:
             latent = codec.latent(waveform)
             quantized = codec.quantizer(latent)
             output = codec.synthesise(quantized.latent)
-            mels = mel_loss(output, waveform, sample_rate=rate, windows=training.mel_windows, bins=training.mel_bins)
+            mels = mel_loss(output, waveform, sample_rate=rate, windows=windows, bins=training.mel_bins)
             loss = 10 * (output - waveform).abs().mean() + mels - 0.1 * soft_si_sdr(output, waveform).mean()
             optimizer.zero_grad(set_to_none=True)
             (loss + quantized.commitment).backward()

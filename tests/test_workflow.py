@@ -121,8 +121,13 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
             f"{REPORTED}",
         ),
         ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
+        # The calibration has the frame rate, which is of the architectures.
+        (
+            {"codec": {"seanet": {"training": {"steps": 7}}}},
+            f".*/seanet-(mmd-|residual-)?seed|results/dependence/calibration|{REPORTED}",
+        ),
     ],
-    ids=["lm.steps", "evaluation.bootstrap", "report.confidence", "study.codecs.mmd.loss.weight"],
+    ids=["lm.steps", "evaluation.bootstrap", "report.confidence", "study.codecs.mmd.loss.weight", "codec.seanet"],
 )
 def test_a_changed_parameter_reruns_what_depends_on_it(
     settled: Study, tmp_path: Path, changes: dict[str, Any], rerun: str
