@@ -92,7 +92,7 @@ rule measure_price:
         mem_mb=3000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", confidence="report.confidence"),
+        settings=codec_settings("dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.price", "PATTERNS"),
         lm=at(study.LM),
         tokens=at(study.TOKENS),

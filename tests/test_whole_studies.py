@@ -66,7 +66,7 @@ def test_dvc_and_snakemake_leave_each_other_nothing_to_do(smoke: Study, tmp_path
     assert "up to date" in clone.run("dvc", "status")
 
 
-@pytest.mark.parametrize("job", ["lm/delay/baseline-seed0", "codec/mmd-seed0"])
+@pytest.mark.parametrize("job", ["lm/delay/baseline-seed0-lm0", "codec/mmd-seed0"])
 def test_a_killed_job_is_made_up_for_by_the_next_run(smoke: Study, tmp_path: Path, job: str) -> None:
     study = smoke.copy(tmp_path / "study")
     name = f"results/{job}/model.safetensors"

@@ -124,7 +124,7 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
         # The calibration has the frame rate, which is of the architectures.
         (
             {"codec": {"seanet": {"training": {"steps": 7}}}},
-            f".*/seanet-(mmd-|residual-)?seed|results/dependence/calibration|{REPORTED}",
+            f".*/seanet-(mmd-|residual-)?seed|results/dependence/(conditional/)?calibration|{REPORTED}",
         ),
     ],
     ids=["lm.steps", "evaluation.bootstrap", "report.confidence", "study.codecs.mmd.loss.weight", "codec.seanet"],
