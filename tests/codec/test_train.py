@@ -404,7 +404,9 @@ def test_the_released_code_is_an_estimator_of_its_own() -> None:
 @pytest.mark.slow
 def test_the_loss_lowers_what_it_measures() -> None:
     """Enough of it makes the codebooks of the same music less dependent than they are without."""
-    settings = small.settings({"steps": 60, "segment_seconds": 0.64, "quantize_from": 0.05}, start=1 / 6, ramp=1 / 12)
+    settings = small.settings(
+        {"steps": 60, "segment_seconds": 0.64, "quantize_from": 0.05, "warmup": 1 / 30}, start=1 / 6, ramp=1 / 12
+    )
     found = {}
     for weight in (0, 100):
         run = new(settings)
