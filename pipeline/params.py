@@ -199,6 +199,11 @@ class Corpus(_Section):
     scores: Scores
     local: Local
 
+    @property
+    def clip_samples(self) -> int:
+        """Samples of a clip."""
+        return round(self.clip_seconds * self.sample_rate)
+
 
 class Captions(_Section):
     """Templates over what tags and signal analysis say of a clip."""
@@ -360,11 +365,9 @@ class Stft(_Section):
 SIZES: dict[str, type[BaseModel]] = {"seanet": Seanet, "stft": Stft}  # of our own architectures, known without torch
 
 
-class CodecSettings(_Section):
-    """A network of one architecture with a vector quantizer, and how it is trained."""
+class SharedCodec(_Section):
+    """What the codecs of all architectures have in common."""
 
-    architecture: Architecture
-    sizes: Any
     dimension: Count  # of the latent
     latent_norm: bool  # scale each frame of the latent to mean square 1
     codebooks: Count
@@ -372,8 +375,15 @@ class CodecSettings(_Section):
     codebook_decay: Fraction
     kmeans_iterations: Count
     dead_code_threshold: NonNegative
-    training: CodecTraining
     independence: IndependenceTraining
+
+
+class CodecSettings(SharedCodec):
+    """A network of one architecture with a vector quantizer, and how it is trained."""
+
+    architecture: Architecture
+    sizes: Any
+    training: CodecTraining
 
     @property
     def loss_from(self) -> int:
@@ -381,19 +391,10 @@ class CodecSettings(_Section):
         return self.training.step(self.independence.start)
 
 
-class Codec(_Section):
+class Codec(SharedCodec):
     """What all codecs share, and a section for each architecture: its sizes, and how such a codec is trained."""
 
     model_config = ConfigDict(extra="allow")
-
-    dimension: Count  # of the latent
-    latent_norm: bool  # scale each frame of the latent to mean square 1
-    codebooks: Count
-    codebook_size: Count
-    codebook_decay: Fraction
-    kmeans_iterations: Count
-    dead_code_threshold: NonNegative
-    independence: IndependenceTraining
 
     @property
     def architectures(self) -> list[str]:

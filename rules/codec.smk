@@ -22,7 +22,7 @@ rule trunk:
         mem_mb=3000,
         runtime=120,
     params:
-        settings=codec_settings("corpus"),
+        settings=settings("codec", "corpus"),
         code=code("pipeline.codec.train", "ARCHITECTURES", "QUANTIZERS"),
         out=at(study.TRUNK),
         corpus=at(study.CORPUS),
@@ -58,7 +58,7 @@ rule codec_branch:
         mem_mb=3000,
         runtime=120,
     params:
-        settings=codec_settings("corpus", loss="study.codecs.{codec}.loss"),
+        settings=settings("codec", "corpus", loss="study.codecs.{codec}.loss"),
         code=code("pipeline.codec.train", "ARCHITECTURES", "QUANTIZERS"),
         kind=lambda wildcards: STUDY.kind(wildcards.codec),
         trunk=lambda wildcards, input: Path(input.trunk[0]).parent,
@@ -88,7 +88,7 @@ rule reconstruction:
         mem_mb=2000,
         runtime=60,
     params:
-        settings=codec_settings("corpus"),
+        settings=settings("codec", "corpus"),
         code=code("pipeline.codec.reconstruction", "ARCHITECTURES", "QUANTIZERS"),
         codec=at(study.CODEC),
         corpus=at(study.CORPUS),

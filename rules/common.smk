@@ -114,30 +114,20 @@ def settings(*keys: str, **named: str) -> Callable[..., str]:
     """
 
     def text(wildcards) -> str:
-        part = {key: config[key] for key in keys}
+        part = {key: _section(key, wildcards) for key in keys}
         part |= {name: _lookup(key.format(**wildcards)) for name, key in named.items()}
         return json.dumps(part, sort_keys=True, separators=(",", ":"))
 
     return text
 
 
-def codec_settings(*keys: str, **named: str) -> Callable[..., str]:
-    """As `settings`, and of the section `codec` what concerns the job's architecture alone."""
-
-    def text(wildcards) -> str:
-        others = set(PARAMS.codec.architectures) - set(
-            CHOSEN["ARCHITECTURES"](wildcards)
-        )
-        codec = {
-            key: value for key, value in config["codec"].items() if key not in others
-        }
-        return json.dumps(
-            {**json.loads(settings(*keys, **named)(wildcards)), "codec": codec},
-            sort_keys=True,
-            separators=(",", ":"),
-        )
-
-    return text
+def _section(key: str, wildcards) -> dict:
+    """A section of the configuration; of `codec`, for a job of one codec, what concerns its architecture alone."""
+    job = dict(wildcards.items())
+    if key != "codec" or not {"architecture", "codec"} & set(job):
+        return config[key]
+    others = set(PARAMS.codec.architectures) - set(CHOSEN["ARCHITECTURES"](job))
+    return {name: value for name, value in config[key].items() if name not in others}
 
 
 def _lookup(key: str):

@@ -16,7 +16,9 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=codec_settings("corpus", "dependence", confidence="report.confidence"),
+        settings=settings(
+            "codec", "corpus", "dependence", confidence="report.confidence"
+        ),
         code=code("pipeline.dependence.pairwise"),
         tokens=at(study.TOKENS),
     shell:
@@ -41,7 +43,7 @@ rule bound_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=codec_settings("dependence", confidence="report.confidence"),
+        settings=settings("codec", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.learned"),
         tokens=at(study.TOKENS),
     shell:
@@ -92,7 +94,7 @@ rule measure_price:
         mem_mb=3000,
         runtime=30,
     params:
-        settings=codec_settings("dependence", confidence="report.confidence"),
+        settings=settings("codec", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.price", "PATTERNS"),
         lm=at(study.LM),
         tokens=at(study.TOKENS),
@@ -145,7 +147,7 @@ rule measure_snapshots:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=codec_settings("dependence"),
+        settings=settings("codec", "dependence"),
         code=code("pipeline.dependence.snapshots", "ARCHITECTURES", "QUANTIZERS"),
         codec=at(study.CODEC),
         corpus=at(study.CORPUS),

@@ -54,7 +54,7 @@ rule train_lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=codec_settings("corpus", "lm"),
+        settings=settings("codec", "corpus", "lm"),
         code=code("pipeline.lm.train", "PATTERNS"),
         tokens=at(study.TOKENS),
         out=at(study.LM),

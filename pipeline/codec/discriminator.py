@@ -1,6 +1,6 @@
 """Discriminators, EnCodec's on complex STFTs and a light one on log-mels, and the losses played with the codec."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -68,15 +68,11 @@ class StftScale(nn.Module):
             waveform, self.window, self.window // 4, window=self.hann, center=False, return_complex=True
         )
         x = torch.view_as_real(spectrum / self.hann.norm()).permute(0, 3, 2, 1)
-        features = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), self.slope)
-            features.append(x)
-        return Judgement(self.last(x), features)
+        return _judged(x, self.layers, self.last, self.slope)
 
 
 class MelDiscriminator(nn.Module):
-    """One network over the log-mel spectrogram of each window: a twentieth of EnCodec's in time.
+    """A light one: a network over the log-mel spectrogram of each window.
 
     Differs from the paper, whose discriminator sees phases too.
     """
@@ -113,11 +109,7 @@ class MelScale(nn.Module):
     def forward(self, magnitudes: Tensor) -> Judgement:
         """The judgement of mel magnitudes, on a logarithmic scale between about -1.5 and 3."""
         x = (((magnitudes + MEL_FLOOR).log() + MEL_CENTRE) / MEL_SPREAD).transpose(1, 2)[:, None]
-        features = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), self.slope)
-            features.append(x)
-        return Judgement(self.last(x), features)
+        return _judged(x, self.layers, self.last, self.slope)
 
 
 def discriminator(settings: params.Discriminator, sample_rate: int) -> StftDiscriminator | MelDiscriminator:
@@ -163,6 +155,15 @@ def feature_loss(real: list[Judgement], generated: list[Judgement], *, relative:
             distance = (a - b).abs().mean()
             losses.append(distance / a.abs().mean().clamp_min(1e-8) if relative else distance)
     return torch.stack(losses).mean()
+
+
+def _judged(x: Tensor, layers: Iterable[nn.Module], last: nn.Module, slope: float) -> Judgement:
+    """The judgement of an image `[B, C, F, W]` by layers with leaky ReLUs, and one without."""
+    features = []
+    for layer in layers:
+        x = F.leaky_relu(layer(x), slope)
+        features.append(x)
+    return Judgement(last(x), features)
 
 
 def _convolution(

@@ -241,9 +241,8 @@ class _ClosedForm(torch.autograd.Function):
             return estimate.to(rows.dtype)
 
         squares = x.square().sum(-1)
-        halves = (_others(means.mean(-1))[..., None] / 2 - _others(means)).to(
-            x.dtype
-        )  # of the second factor, [A, K, N]
+        # Of the second factor, [A, K, N].
+        halves = (_others(means.mean(-1))[..., None] / 2 - _others(means)).to(x.dtype)
         gradient = torch.zeros_like(x)
         for i, j in _tiles(count, count, tile, half=True):
             distances = _distances(x[:, i], x[:, j], squares[:, i], squares[:, j])

@@ -49,7 +49,7 @@ def build(source: Source, total: int, corpus: params.Corpus, out: Path, threads:
     Raises:
         JobError: a split would be empty, or splits share audio or a title.
     """
-    length = round(corpus.clip_seconds * corpus.sample_rate)
+    length = corpus.clip_samples
     kept: list[Cut] = []
     dropped: list[Cut] = []
     with job.Progress("corpus", total, "track") as progress, rows(out / "audio.npy", length) as append:
@@ -76,7 +76,7 @@ def cut(track: Track, load: Callable[[], tuple[Audio, dict[str, Any]]], corpus: 
 
     A track that exceeds full scale is scaled down as a whole: clipping it would add distortion.
     """
-    length = round(corpus.clip_seconds * corpus.sample_rate)
+    length = corpus.clip_samples
     none = Cut(track, np.empty((0, length), np.int16), np.empty(0), [], 0, "")
     try:
         (waveform, rate), facts = load()

@@ -191,7 +191,7 @@ def main() -> None:
     corpus = params.section(args.params, "corpus", params.Corpus)
     settings = params.section(args.params, "dependence", params.Dependence)
     clips = manifest.read(args.manifest, ["split"])["split"].value_counts()
-    length = round(corpus.clip_seconds * corpus.sample_rate) // codec.hop_length
+    length = corpus.clip_samples // codec.hop_length
     frames = {split: int(clips.get(split, 0)) * length for split in manifest.SPLITS}
     used = {"dependence": settings.model_dump(), "codebook_size": codec.codebook_size, "frames": frames}
     result = calibrate(frames, codec.codebook_size, settings)

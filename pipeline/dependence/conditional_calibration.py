@@ -137,7 +137,7 @@ def main() -> None:
     rows = manifest.read(args.manifest, ["split"])
     clips = {split: len(manifest.of_split(rows, split)) for split in ("train", "test")}
     clips["train"] = min(clips["train"], settings.conditional.clips)
-    length = round(corpus.clip_seconds * corpus.sample_rate) // codec.hop_length
+    length = corpus.clip_samples // codec.hop_length
     result = calibrate(clips, length, codec.codebooks, codec.codebook_size, settings, confidence)
     used = {"dependence": settings.model_dump(), "clips": clips, "confidence": confidence}
     files.write_json(args.out, result | {"provenance": provenance.record(used, seed=settings.seed)})

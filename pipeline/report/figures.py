@@ -453,7 +453,9 @@ def training(results: Results) -> Figure:
         ax.set_xlabel("training step")
         ax.set_ylabel(label)
     _legend(figure, {codec: (COLOURS[i], "") for i, codec in enumerate(results.study.codecs)})
-    figure.suptitle("Codec training, a line a seed; codecs of a quantizer and seed are one run until the loss starts")
+    figure.suptitle(
+        "Codec training, a line a seed; codecs of an architecture, quantizer and seed are one run until the loss starts"
+    )
     return figure
 
 

@@ -67,7 +67,7 @@ class Results:
         return self._mean_of_known(values, tracks) if measure == PARTIAL else self._mean(values, tracks)
 
     def history(self, codec: str, seed: int) -> pd.DataFrame:
-        """Training history: that of the trunk, which all codecs of a quantizer and seed share, then the codec's own."""
+        """Training history: that of the trunk, which codecs of a kind and seed share, then the codec's own."""
         own = pd.read_csv(self._path(f"{place.CODEC}/history.csv", codec=codec, seed=seed))
         trunk = pd.read_csv(self._path(f"{place.TRUNK}/history.csv", **self.study.trunk(codec, seed)))
         return pd.concat([trunk[trunk["step"] < own["step"].min()], own], ignore_index=True)
