@@ -447,7 +447,8 @@ def c8(results: Results) -> Claim:
     Decided by the price of factorising (`pipeline.dependence.conditional`): a bound from below, in bits a frame, on
     what the codes of one step share given the past, which the product of marginals leaves out. Codec with the loss
     minus codec without, the undelayed loss under the parallel pattern and the delayed one under the delay pattern,
-    whose steps hold the codes that it makes independent: lower than 0. All models of a pair must be trained.
+    whose steps hold the codes that it makes independent: lower than 0. All models of a pair must be trained. The bound
+    reads low, and small prices as nothing: `pipeline.dependence.conditional_calibration` prints it beside true prices.
 
     Reported beside it, deciding nothing: the price under the pattern that the loss is not aligned with, and the gap at
     equal steps, bits a frame of the factorised model minus those of the joint one. After so little training that gap is
