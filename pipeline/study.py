@@ -35,6 +35,7 @@ TABLE_NAMES = (
     "rules",
 )
 FIGURE_NAMES = (
+    "verdicts",
     "dependence",
     "dependence_matrices",
     "dependence_by_lag",

@@ -83,7 +83,7 @@ rule figures:
         runtime=30,
     params:
         settings=settings("evaluation", "report", "study", snapshots="lm.snapshots"),
-        code=code("pipeline.report.figures"),
+        code=code("pipeline.report.figures", "CLAIMS"),
         out=at(study.FIGURES),
     shell:
         "python -m pipeline.report.figures --params {params.settings:q} --threads {threads}"

@@ -3,6 +3,7 @@
 Whiskers and bands are intervals over tracks; each mark is one seed.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline import files, job, statistics
-from pipeline.report.claims import PAPER
+from pipeline.report.claims import NOT_SUPPORTED, PAPER, SUPPORTED, Finding, assess
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, Results
 from pipeline.statistics import Estimate
 from pipeline.study import FLOOR, JOINT, OUTSIDE, REFERENCE, Run
@@ -25,11 +26,14 @@ FORMATS = ("png", "svg")
 Shared = Literal["none", "row"]  # which panels have an axis in common
 
 # Okabe and Ito's colours, which readers who are colour-blind can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000") * 3
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255") * 3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d") * 2
 DECADE = 10  # ratio from which a logarithmic axis has ticks to show
 MANY = 4  # names that fit side by side
 TITLE = 7.5  # inches: width of the longest title
+DECIDED = {SUPPORTED: COLOURS[0], NOT_SUPPORTED: COLOURS[1]}  # of what decides a claim
+UNDECIDED_COLOUR = "#888888"
+BEYOND = 5.0  # half-lengths of an interval, from which an arrow stands for a mark
 STYLE: dict[Any, Any] = {  # matplotlib types the keys as a Literal of all its settings
     "font.size": 9,
     "axes.spines.top": False,
@@ -44,9 +48,59 @@ STYLE: dict[Any, Any] = {  # matplotlib types the keys as a Literal of all its s
 }
 
 
+def verdicts(results: Results) -> Figure:
+    """Every difference that decides a claim, from its margin and in units of half its interval, a panel a claim."""
+    deciding = {
+        f"{name}: {claim.says}. {claim.verdict.capitalize()}": [f for f in claim.findings if f.verdict]
+        for name, claim in assess(results).items()
+    }
+    panels = {title: findings for title, findings in deciding.items() if findings}
+    lines = [len(findings) for findings in panels.values()]
+    figure = Figure(figsize=(10, 0.8 + 0.75 * len(panels) + 0.2 * sum(lines)), layout="constrained")
+    axes = figure.subplots(
+        len(panels), 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [n + 1 for n in lines]}
+    )
+    for ax, (title, findings) in zip(axes[:, 0], panels.items(), strict=True):
+        for place, finding in enumerate(findings):
+            _from_margin(ax, place, finding)
+        ax.set_yticks(range(len(findings)), [f"{finding.measure}, {finding.of}" for finding in findings], fontsize=7)
+        ax.set_ylim(len(findings) - 0.5, -0.5)
+        ax.set_title("\n".join(textwrap.wrap(title, 110)), loc="left", fontsize=8.5)
+        ax.axvline(0, color="black", linewidth=0.8, linestyle=":")
+        ax.tick_params(axis="x", labelbottom=ax is axes[-1, 0])
+        ax.grid(visible=False, axis="y")
+    axes[-1, 0].set_xlim(-BEYOND, BEYOND)
+    axes[-1, 0].set_xlabel("distance from the margin, in half-lengths of the interval")
+    entries = {word: (colour, "o") for word, colour in DECIDED.items()}
+    _legend(figure, {**entries, "undecided": (UNDECIDED_COLOUR, "o")})
+    figure.suptitle(f"What decides each claim, {results.confidence:.0%} intervals")
+    return figure
+
+
+def _from_margin(ax: Axes, place: int, finding: Finding) -> None:
+    """One line of `verdicts`: mark and whisker, and the numbers beside the axis."""
+    colour = DECIDED.get(finding.verdict, UNDECIDED_COLOUR)
+    numbers = f"{finding.value:.3g}"
+    if finding.low is None or finding.high is None:
+        ax.plot([0], [place], "D", color=colour, markersize=4)
+    else:
+        numbers += f" [{finding.low:.3g}, {finding.high:.3g}]"
+        unit = (finding.high - finding.low) / 2 or 1.0  # an interval without length lies where it lies
+        margin = finding.value - finding.basis.effect if finding.basis else 0.0
+        low, value, high = ((end - margin) / unit for end in (finding.low, finding.value, finding.high))
+        beyond = np.clip(value, -BEYOND + 0.3, BEYOND - 0.3)
+        if beyond == value:
+            ax.errorbar(
+                [value], [place], xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2, markersize=4
+            )
+        else:
+            ax.plot([beyond], [place], "<" if value < 0 else ">", color=colour, markersize=5)
+    ax.text(1.01, place, numbers, transform=ax.get_yaxis_transform(), va="center", fontsize=7)
+
+
 def dependence(results: Results) -> Figure:
     """Mutual information summed over pairs, and its share of the entropies, by codec and alignment."""
-    figure, axes = _figure(2, 2, (8, 5.6))
+    figure, axes = _figure(2, 2, (8, 5.6), sharey="row")
     measures = {
         "mutual_information": "mutual information,\nsum of pairs (bits)",
         "normalised_by_sum": "over sum of entropies,\nmean of pairs",
@@ -135,7 +189,7 @@ def dependence_by_lag(results: Results) -> Figure:
 def total_correlation(results: Results) -> Figure:
     """Learned lower bound on the total correlation of all codebooks, by codec and alignment."""
     codecs = results.study.modelled_codecs
-    figure, axes = _figure(1, len(ALIGNMENTS), (8, 3.4))
+    figure, axes = _figure(1, len(ALIGNMENTS), (8, 3.4), sharey="row")
     for ax, (alignment, where) in zip(axes[0], ALIGNMENTS.items(), strict=True):
         for position, (codec, seeds) in enumerate(codecs.items()):
             bounds = [results.total_correlation(codec, seed, alignment) for seed in seeds]
@@ -182,7 +236,7 @@ def calibration(results: Results) -> Figure:
 
 def reconstruction_dependence(results: Results) -> Figure:
     """Trade-off of reconstruction and dependence as the loss' weight grows, a line for each kind of loss and seed."""
-    figure, axes = _figure(3, 2, (9, 10))
+    figure, axes = _figure(3, 2, (9, 10), sharey="row")
     measures: dict[str, Callable[[str, int], Estimate]] = {
         "SI-SDR (dB), higher is better": lambda codec, seed: results.reconstruction(codec, seed, "si_sdr"),
         "log-mel distance, lower is better": lambda codec, seed: results.reconstruction(codec, seed, "log_mel"),
@@ -210,19 +264,20 @@ def criterion(results: Results) -> Figure:
 
     Of codecs with the paper's quantizer, or of all where none has it.
     """
-    figure, axes = _figure(2, 2, (9, 7))
+    figure, axes = _figure(2, 2, (9, 7), sharey="row")
     runs = results.study.runs
+    clips = results.dependence(*runs[0])["alignments"]["equal_time"]["clips"]
     paper = [run for run in runs if results.study.codecs[run.codec].quantizer == PAPER] or runs
     names = list(dict.fromkeys(run.codec for run in paper))
     for (above, below), (alignment, where) in zip(axes.T, ALIGNMENTS.items(), strict=True):
-        last = [
-            (results.codec(*run)["mmd"][alignment], results.total(*run, alignment, "mutual_information").value)
-            for run in paper
-        ]
+        mmd = [results.codec(*run)["mmd"][alignment] for run in paper]
+        bits = [results.total(*run, alignment, "mutual_information") for run in paper]
         over_training = [results.snapshots(*run, alignment) for run in paper]
-        for run, at, over in zip(paper, last, over_training, strict=True):
+        for run, at, found, over in zip(paper, mmd, bits, over_training, strict=True):
             index = names.index(run.codec)
-            above.plot(*at, marker=MARKERS[index], color=COLOURS[index])
+            above.errorbar(
+                at, found.value, yerr=_whiskers([found]), fmt=MARKERS[index], color=COLOURS[index], capsize=2
+            )
             below.plot(
                 over["mmd"],
                 over["mutual_information"],
@@ -233,8 +288,8 @@ def criterion(results: Results) -> Figure:
             )
         steps = pd.concat(over_training)
         for ax, (x, y), what in (
-            (above, np.transpose(last), f"{len(last)} codecs"),
-            (below, (steps["mmd"], steps["mutual_information"]), f"{len(steps)} snapshots of {len(paper)} codecs"),
+            (above, (mmd, [each.value for each in bits]), f"{len(paper)} codecs, all {clips} test clips"),
+            (below, (steps["mmd"], steps["mutual_information"]), f"{len(steps)} snapshots, some of the test clips"),
         ):
             rho = statistics.rank_correlation(np.asarray(x), np.asarray(y)).rho
             ax.set_title(f"{where.capitalize()}, {what},\nSpearman's $\\rho$ = {rho:.2f}")
@@ -243,28 +298,35 @@ def criterion(results: Results) -> Figure:
             if np.min(x) > 0 and np.max(x) > DECADE * np.min(x):
                 ax.set_xscale("log")
     _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(names)}, columns=6)
-    figure.suptitle("The criterion against mutual information; lines follow a codec's training from the loss' start")
+    figure.suptitle(
+        f"The criterion against mutual information, {results.confidence:.0%} intervals over tracks;\n"
+        "lines follow a codec's training from the loss' start"
+    )
     return figure
 
 
 def scores(results: Results) -> Figure:
-    """Scores by codec and pattern, beside the codec's reconstruction, real music, and systems from outside."""
+    """Scores of the codecs that have language models, by pattern, beside reconstructions, real and outside music.
+
+    Each column of panels has one measure on one scale, to real music above and to the codec's own reconstruction below.
+    """
     measures: dict[str, Callable[[str], Estimate | None]] = {
-        "FAD-MTT, lower is better": results.fad,
-        "KAD-MTT, lower is better": results.kad,
-        "FAD-MTT to own reconstruction": results.lower_is_better["FAD-MTT to own reconstruction"],
-        "KAD-MTT to own reconstruction": results.lower_is_better["KAD-MTT to own reconstruction"],
-        "KL-MTT (nats), lower is better": results.kl,
-        "agreement with captions, higher is better": results.text,
+        "FAD-MTT,\nlower is better": results.fad,
+        "KAD-MTT,\nlower is better": results.kad,
+        "FAD-MTT to own reconstruction,\nlower is better": results.lower_is_better["FAD-MTT to own reconstruction"],
+        "KAD-MTT to own reconstruction,\nlower is better": results.lower_is_better["KAD-MTT to own reconstruction"],
+        "KL-MTT (nats),\nlower is better": results.kl,
+        "agreement with captions,\nhigher is better": results.text,
     }
     figure, axes = _figure(3, 2, (10, 10))
     patterns = list(dict.fromkeys(model.pattern for model in results.study.models))
     outside = results.study.outside
-    codecs = list(results.study.codecs)
+    codecs = list(results.study.modelled_codecs) or list(results.study.codecs)
     for ax, (label, measure) in zip(axes.flat, measures.items(), strict=True):
-        # The reference has no distance to itself, so real music is the floor; captions were written for the reference.
-        real = measure(REFERENCE if measure == results.text else FLOOR)
-        if real is not None:
+        real = measure(FLOOR)
+        if measure == results.kl:  # music of other tracks has nothing to do with the clips that it is compared with
+            ax.axhline(results.kl(FLOOR).value, color="#555555", linewidth=1, linestyle=":")
+        elif real is not None:
             ax.axhspan(real.low, real.high, color="#bbbbbb", alpha=0.6, linewidth=0)
             ax.axhline(real.value, color="#555555", linewidth=1)
         for position, codec in enumerate(codecs):
@@ -284,18 +346,22 @@ def scores(results: Results) -> Figure:
         else:
             _from_zero(ax)
         ax.set_ylabel(label)
+    for above, below in axes[:2].T:
+        highest = max(above.get_ylim()[1], below.get_ylim()[1])
+        above.set_ylim(top=highest)
+        below.set_ylim(top=highest)
     entries = {f"LM, {pattern}": (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
     if outside:
         entries["from outside"] = ("#000000", "*")
-    _legend(
-        figure,
-        {**entries, "reconstruction (upper bound)": ("#555555", "_"), "real music (dotted: chance)": ("#555555", "")},
-        columns=5,
-    )
+    entries |= {
+        "codec's reconstruction": ("#555555", "_"),
+        "real music of other tracks (dotted: chance)": ("#555555", ""),
+    }
+    _legend(figure, entries, columns=6)
     sizes = results.score(REFERENCE)
     figure.suptitle(
-        f"Music scores, {sizes['clips']} clips a system, {sizes['tracks']} tracks; "
-        f"{results.confidence:.0%} intervals over tracks"
+        f"Music scores, {sizes['clips']} clips a system, {sizes['tracks']} tracks; a mark a seed, in their order;\n"
+        f"{results.confidence:.0%} intervals over tracks, wider than those of paired differences"
     )
     return figure
 
@@ -371,6 +437,9 @@ def price(results: Results) -> Figure:
         _categories(ax, codecs)
         ax.set_ylabel("price of factorising,\nlower bound (bits a step)")
         ax.set_title(pattern.capitalize())
+    limits = [limit for ax in axes[0, : len(patterns)] for limit in ax.get_ylim()]
+    for ax in axes[0, : len(patterns)]:
+        ax.set_ylim(min(limits), max(limits))
     known = sorted(results.price_calibration, key=lambda process: process["truth"])
     truths = [process["truth"] for process in known]
     paid = [Estimate(**process["measured"], resamples=np.empty(0)) for process in known]
@@ -524,6 +593,7 @@ def _legend(figure: Figure, entries: dict[str, tuple[str, str]], columns: int = 
 
 
 FIGURES: dict[str, Callable[[Results], Figure]] = {
+    "verdicts": verdicts,
     "dependence": dependence,
     "dependence_matrices": dependence_matrices,
     "dependence_by_lag": dependence_by_lag,

@@ -225,3 +225,12 @@ def test_a_study_of_codecs_alone_has_no_music_to_report(
     verdicts = pd.read_csv(tmp_path / tables.__name__ / "claims.csv").set_index("claim")["verdict"]
     assert (verdicts[["C3", "C4", "C5"]] == "not tested").all()
     assert verdicts["C1"] == "supported"
+
+
+def test_every_deciding_difference_is_a_line_of_the_verdicts(study: tuple[Path, str]) -> None:
+    results = Results(study[0], study[1])
+    deciding = [f for claim in claims.assess(results).values() for f in claim.findings if f.verdict]
+    axes = figures.verdicts(results).axes
+    lines = [label.get_text() for ax in axes for label in ax.get_yticklabels()]
+    assert lines == [f"{finding.measure}, {finding.of}" for finding in deciding]
+    assert [text.get_text().split()[0] for ax in axes for text in ax.texts] == [f"{f.value:.3g}" for f in deciding]
