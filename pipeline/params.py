@@ -594,6 +594,7 @@ class Report(_Section):
 
     confidence: Fraction
     claims: Annotated[list[Claim], Once]
+    gallery_clips: Natural  # captions whose clips the page plays
 
 
 class Runtime(_Section):
@@ -712,6 +713,11 @@ def snapshot_percents(argument: str) -> list[int]:
     if not holds(argument, "snapshots"):
         return section(argument, "lm", LanguageModel).snapshot_percents
     return [round(100 * share) for share in section(argument, "snapshots", Shares).root]
+
+
+def given(argument: str) -> dict[str, Any]:
+    """All sections of parameters given as `section` takes them, unchecked."""
+    return _read(argument)
 
 
 def holds(argument: str, name: str) -> bool:

@@ -93,6 +93,8 @@ EMBEDDINGS = "results/evaluation/embeddings/{system}.npz"
 SCORES = "results/evaluation/scores/{system}"  # .json, and .npz with a value a clip
 TABLES = "results/tables"
 FIGURES = "figures"
+GALLERY = "results/gallery"
+PAGE = "results/index.html"
 
 
 class Kind(NamedTuple):
@@ -153,6 +155,14 @@ class Model(NamedTuple):
     def snapshot(self, percent: int) -> str:
         """The music that it generates after so much of its training, as a system that is scored."""
         return f"snapshot/{percent}/{self.name}"
+
+
+class Shown(NamedTuple):
+    """A system that the page plays."""
+
+    system: str
+    label: str
+    kind: str  # real, reconstruction, model or outside
 
 
 class Study:
@@ -241,6 +251,23 @@ class Study:
             **{model.snapshot(percent): model.run for model in self.growing for percent in self.percents},
             **{run.shuffled(kind): run for run in self.shuffled for kind in SHUFFLES},
         }
+
+    @property
+    def shown(self) -> list[Shown]:
+        """Real music, each codec and each pattern on it by its first seeds, and what others made."""
+        runs = {run.codec: run for run in reversed(self.runs)}
+        models = {(model.codec, model.pattern): model for model in reversed(self.models)}
+        return [
+            Shown(REFERENCE, "the recording", "real"),
+            *(Shown(runs[codec].system, f"{codec}, reconstruction", "reconstruction") for codec in self.codecs),
+            *(
+                Shown(model.system, f"{codec}, {pattern} language model", "model")
+                for codec in self.codecs
+                for pattern in self.patterns
+                if (model := models.get((codec, pattern)))
+            ),
+            *(Shown(f"{OUTSIDE}{name}", name, "outside") for name in self.outside),
+        ]
 
     def bound(self, system: str) -> list[str]:
         """The reconstructions of the codec that decoded a system; none if no codec did, or if they are the system."""

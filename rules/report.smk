@@ -90,7 +90,76 @@ rule figures:
         " --out {params.out} > {log} 2>&1"
 
 
+rule gallery:
+    input:
+        manifest=rules.captions.output.manifest,
+        audio=[
+            (
+                ancient(STUDY.audio(each.system))
+                if STUDY.theirs(each.system)
+                else STUDY.audio(each.system)
+            )
+            for each in STUDY.shown
+        ],
+        captions=[
+            path for each in STUDY.shown for path in STUDY.theirs(each.system)[1:]
+        ],
+    output:
+        directory(study.GALLERY),
+    log:
+        "logs/report/gallery.log",
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=settings("corpus", "evaluation", "generation", "report", "study"),
+        code=code("pipeline.report.gallery"),
+        content=lambda wildcards: [
+            content
+            for each in STUDY.shown
+            for content in contents(*STUDY.theirs(each.system))
+        ],
+    shell:
+        "python -m pipeline.report.gallery --params {params.settings:q} --threads {threads}"
+        " --out {output} > {log} 2>&1"
+
+
+rule page:
+    input:
+        rules.tables.output,
+        rules.figures.output,
+        rules.gallery.output,
+        rules.clips.output.credits,
+        rules.clips.output.summary,
+    output:
+        study.PAGE,
+    log:
+        "logs/report/page.log",
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        settings=settings(*(name for name in config if name != "runtime")),
+        code=code("pipeline.report.page", "CLAIMS"),
+        looks=contents(
+            ROOT / "pipeline" / "report" / "page.html",
+            ROOT / "pipeline" / "report" / "vendor",
+            ROOT / "rules" / "captions",
+        ),
+    shell:
+        "python -m pipeline.report.page --params {params.settings:q} --threads {threads}"
+        " --out {output} > {log} 2>&1"
+
+
 rule report:
     input:
         rules.tables.output,
         rules.figures.output,
+        rules.gallery.output,
+        rules.page.output,

@@ -3,6 +3,7 @@
 Intervals are over tracks; rows `mean` average the seeds. The paper's own numbers were not at hand: they are n/a.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -579,10 +580,19 @@ def _spread(row: Row) -> Row:
     return result
 
 
+def shown(value: float, interval: tuple[float, float] | None = None) -> str:
+    """A number with three decimals; with an interval, both with two digits of half its length."""
+    if interval is None:
+        return f"{value:.3f}"
+    half = (interval[1] - interval[0]) / 2
+    decimals = min(max(1 - math.floor(math.log10(half)), 0), 6) if half > 0 else 3
+    return f"{value:.{decimals}f} [{interval[0]:.{decimals}f}, {interval[1]:.{decimals}f}]"
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, Estimate):
-        return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+        return shown(value.value, (value.low, value.high))
+    return shown(value) if isinstance(value, float) else str(value)
 
 
 OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
