@@ -295,6 +295,12 @@ class Study:
         """Figures that the report of this study has."""
         return self._reported(FIGURE_NAMES)
 
+    @property
+    def metrics(self) -> list[str]:
+        """Files of a few numbers each for `dvc metrics`, in the folder of tables."""
+        models = [f"lm/{pattern}-{c}" for pattern, each in self.settings.language_models.items() for c in each.codecs]
+        return ["claims", *(f"codec/{codec}" for codec in self.codecs), *models]
+
     def _reported(self, names: tuple[str, ...]) -> list[str]:
         without = (() if self.models else OF_MODELS) + (() if self.factorised else OF_FACTORISED)
         return [name for name in names if name not in without]

@@ -40,7 +40,7 @@ rule tables:
             name=STUDY.tables,
             suffix=["md", "tex"],
         ),
-        f"{study.TABLES}/metrics.json",
+        expand(f"{study.TABLES}/metrics/{{name}}.json", name=STUDY.metrics),
         f"{study.TABLES}/provenance.json",
     log:
         "logs/report/tables.log",

@@ -439,36 +439,39 @@ def rule_rows(_: dict[str, Claim]) -> list[Row]:
     ]
 
 
-def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, Any]:
-    """A few numbers, means over seeds, for `dvc metrics`."""
+def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, dict[str, Any]]:
+    """A few numbers, means over seeds, for `dvc metrics`: a file for the claims, each codec, and each pattern on it.
+
+    Files of a kind have the same numbers, so that DVC shows them as the columns of one table.
+    """
 
     def mean(estimates: Iterable[Estimate]) -> float:
         return results.mean(list(estimates)).value
 
-    codecs = {}
-    for codec in results.study.codecs:
-        seeds = results.study.seeds(codec)
-        codecs[codec] = {
-            "si_sdr_db": mean(results.reconstruction(codec, seed, "si_sdr") for seed in seeds),
-            "log_mel": mean(results.reconstruction(codec, seed, "log_mel") for seed in seeds),
+    study = results.study
+    written: dict[str, dict[str, Any]] = {"claims": {name: claim.verdict for name, claim in assessed.items()}}
+    for codec in study.codecs:
+        runs = [run for run in study.runs if run.codec == codec]
+        written[f"codec/{codec}"] = {
+            "fad_mtt": mean(results.fad(run.system) for run in runs),
+            "log_mel": mean(results.reconstruction(*run, "log_mel") for run in runs),
+            "si_sdr_db": mean(results.reconstruction(*run, "si_sdr") for run in runs),
             **{
-                f"mi_{alignment}_bits": mean(
-                    results.total(codec, seed, alignment, "mutual_information") for seed in seeds
-                )
+                f"mi_{alignment}_bits": mean(results.total(*run, alignment, "mutual_information") for run in runs)
                 for alignment in ALIGNMENTS
             },
         }
-    models: dict[str, dict[str, dict[str, float]]] = {}
-    for pattern, settings in results.study.settings.language_models.items():
+    for pattern, settings in study.settings.language_models.items():
         for codec in settings.codecs:
-            trained = [model for model in results.study.models if (model.pattern, model.codec) == (pattern, codec)]
-            models.setdefault(pattern, {})[codec] = {
-                "fad_mtt": mean(results.fad(model.system) for model in trained),
-                "kl_mtt": mean(results.kl(model.system) for model in trained),
-                "bits_per_frame": mean(results.bits(model) for model in trained),
-                "gain": mean(results.gain(model) for model in trained),
+            models = [model for model in study.models if (model.pattern, model.codec) == (pattern, codec)]
+            written[f"lm/{pattern}-{codec}"] = {
+                "bits_per_frame": mean(results.bits(model) for model in models),
+                "gain": mean(results.gain(model) for model in models),
+                "fad_mtt": mean(results.fad(model.system) for model in models),
+                "fad_mtt_to_own_reconstruction": mean(results.to_reconstruction(m.system, "fad") for m in models),
+                "kl_mtt": mean(results.kl(model.system) for model in models),
             }
-    return {"codec": codecs, "lm": models, "claims": {name: claim.verdict for name, claim in assessed.items()}}
+    return written
 
 
 def write(rows: list[Row], path: Path) -> None:
@@ -621,7 +624,7 @@ TABLES = (*OF_RESULTS, *OF_CLAIMS)
 
 
 def main() -> None:
-    """Writes every table and `metrics.json`."""
+    """Writes every table, and the metrics."""
     parser = job.parser("Write the study's tables and metrics.")
     parser.add_argument("--study", type=Path, default=Path(), help="the study's folder (default: this one)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables")
@@ -633,7 +636,8 @@ def main() -> None:
         rows = OF_CLAIMS[name](assessed) if name in OF_CLAIMS else OF_RESULTS[name](results)
         write(rows, args.out / name)
     used = {"study": results.study.settings.model_dump(mode="json"), "confidence": results.confidence}
-    files.write_json(args.out / "metrics.json", metrics(results, assessed))
+    for name, values in metrics(results, assessed).items():
+        files.write_json(args.out / f"metrics/{name}.json", values)
     files.write_json(args.out / "provenance.json", provenance.record(used))
 
 

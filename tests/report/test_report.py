@@ -31,7 +31,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 TABLE_FILES = {f"{name}.{suffix}" for name in TABLE_NAMES for suffix in tables.FORMATS}
-TABLE_FILES |= {"metrics.json", "provenance.json"}
+TABLE_FILES |= {"provenance.json"}
 FIGURE_FILES = {f"{name}.{suffix}" for name in FIGURE_NAMES for suffix in figures.FORMATS}
 
 
@@ -40,17 +40,22 @@ def _run(module: ModuleType, study: tuple[Path, str], out: Path, monkeypatch: py
     argv = ["report", "--params", argument, "--study", str(root), "--out", str(out)]
     monkeypatch.setattr(sys, "argv", argv)
     module.main()
-    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+    return {str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def _metrics(study: tuple[Path, str]) -> set[str]:
+    return {f"metrics/{name}.json" for name in Results(*study).study.metrics}
 
 
 def test_tables_are_complete_and_the_same_twice(
     study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = _run(tables, study, tmp_path / "a", monkeypatch)
-    assert set(written) == TABLE_FILES
+    assert set(written) == TABLE_FILES | _metrics(study)
     assert written == _run(tables, study, tmp_path / "b", monkeypatch)
-    metrics = json.loads(written["metrics.json"])
-    assert metrics["lm"]["delay"]["mmd"]["fad_mtt"] == pytest.approx(7, abs=0.2)
+    metrics = json.loads(written["metrics/lm/delay-mmd.json"])
+    assert metrics["fad_mtt"] == pytest.approx(7, abs=0.2)
+    assert metrics.keys() == json.loads(written["metrics/lm/parallel-baseline.json"]).keys()
     scores = pd.read_csv(tmp_path / "a" / "scores.csv")
     assert len(scores) == 1 + 8 + 8
     assert (scores["FAD-MTT low"] <= scores["FAD-MTT"]).all()
@@ -216,7 +221,7 @@ def test_a_study_of_codecs_alone_has_no_music_to_report(
     whole = json.loads(argument)
     whole["study"]["language_models"] = {}
     alone = (root, json.dumps(whole))
-    for module, names in ((tables, TABLE_FILES), (figures, FIGURE_FILES)):
+    for module, names in ((tables, TABLE_FILES | _metrics(alone)), (figures, FIGURE_FILES)):
         written = _run(module, alone, tmp_path / module.__name__, monkeypatch)
         assert set(written) == {name for name in names if not name.startswith((*OF_MODELS, *OF_FACTORISED))}
     scored = pd.read_csv(tmp_path / tables.__name__ / "scores.csv")
