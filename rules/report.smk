@@ -135,7 +135,8 @@ rule page:
         rules.clips.output.credits,
         rules.clips.output.summary,
     output:
-        study.PAGE,
+        page=study.PAGE,
+        parameters=f"{study.TABLES}/parameters.json",
     log:
         "logs/report/page.log",
     conda:
@@ -154,7 +155,7 @@ rule page:
         ),
     shell:
         "python -m pipeline.report.page --params {params.settings:q} --threads {threads}"
-        " --out {output} > {log} 2>&1"
+        " --out {output.page} > {log} 2>&1"
 
 
 rule report:

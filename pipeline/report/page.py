@@ -165,13 +165,15 @@ def page(root: Path, config: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Writes the page."""
+    """Writes the page, and the study's parameters, by which `pipeline.report.compare` tells studies apart."""
     parser = job.parser("Write the study's page.")
     parser.add_argument("--study", type=Path, default=Path(), help="the study's folder (default: this one)")
     parser.add_argument("--out", type=Path, required=True, help="the page")
     args = parser.parse_args()
     job.prepare(args)
-    text = page(args.study, params.given(args.params))
+    config = params.given(args.params)
+    text = page(args.study, config)
+    files.write_json(args.study / place.TABLES / "parameters.json", config)
     with files.atomic(args.out) as temporary:
         temporary.write_text(text)
 
