@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 CORES ?= all
+STUDY ?= .
 # uv from the path, or one of its own.
 UV := $(shell command -v uv || echo .uv/bin/uv)
 
@@ -47,8 +48,8 @@ lock: | $(UV) ## requirements.lock anew, after a change of the dependencies in p
 	$(UV) pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --no-annotate --quiet $(PINS) --output-file requirements.lock
 
-status: environment ## the jobs that are running, live
-	python -m pipeline.job
+status: environment ## the study as it runs: jobs done and to come, time left, the running jobs; STUDY=runs/smoke for another
+	python -m pipeline.watch --study $(STUDY)
 
 settle: environment ## after `dvc pull` or `dvc checkout`: take the results that are there as up to date
 	snakemake --touch --forceall --cores 1

@@ -37,3 +37,7 @@ rule all:
         rules.generation.input,
         rules.evaluation.input,
         rules.report.input,
+
+
+onsuccess:
+    print(f"Done: look at {Path(study.PAGE).resolve()}")

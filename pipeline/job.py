@@ -1,10 +1,6 @@
-"""What every stage's `main()` shares: arguments, threads and device, progress, one-sentence errors.
-
-`python -m pipeline.job` shows all running jobs live.
-"""
+"""What every stage's `main()` shares: arguments, threads and device, progress, one-sentence errors."""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -53,7 +49,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 class Progress:
-    """A job's step, values, speed and time left, in its log and in a file that `python -m pipeline.job` reads."""
+    """A job's step, values, speed and time left, in its log and in a file that `python -m pipeline.watch` reads."""
 
     def __init__(self, job: str, total: int, unit: str = "step", *, done: int = 0, every: float = 10.0) -> None:
         """`done` steps came from a checkpoint; a log line is printed every `every` seconds."""
@@ -84,29 +80,3 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Removes the file: the job is no longer running."""
         self.path.unlink(missing_ok=True)
-
-
-def _running() -> list[str]:
-    lines = []
-    for path in sorted(PROGRESS.glob("*.json")):
-        with suppress(OSError, ValueError):
-            state = json.loads(path.read_text())
-            if Path(f"/proc/{state['pid']}").exists() or not Path("/proc").exists():
-                lines.append(f"{state['job']:32} {state['line']}   ({time.time() - state['time']:.0f} s ago)")
-    return lines
-
-
-def _watch() -> None:
-    arguments = argparse.ArgumentParser(description="Show the jobs that are running under this directory, live.")
-    arguments.add_argument("--once", action="store_true", help="print once and stop")
-    once = arguments.parse_args().once or not sys.stdout.isatty()
-    with suppress(KeyboardInterrupt):
-        while True:
-            print(("" if once else "\033[2J\033[H") + ("\n".join(_running()) or "no job is running here"), flush=True)
-            if once:
-                return
-            time.sleep(2)
-
-
-if __name__ == "__main__":
-    _watch()

@@ -131,25 +131,6 @@ def test_a_failed_job_leaves_no_progress_behind() -> None:
     assert not list(Path("progress").iterdir())
 
 
-def test_running_jobs_are_shown_and_dead_ones_are_not(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["job", "--once"])
-    with job.Progress("codec", 2) as progress:
-        progress.update(1)
-        state = json.loads(Path("progress/codec.json").read_text())
-        Path("progress/dead.json").write_text(json.dumps(state | {"job": "dead", "pid": 2**22 + 1}))
-        Path("progress/half.json").write_text("{")
-        capsys.readouterr()
-        job._watch()
-    shown = capsys.readouterr().out
-    assert shown.startswith("codec ")
-    assert "step 1/2" in shown
-    assert "dead" not in shown
-    job._watch()
-    assert capsys.readouterr().out == "no job is running here\n"
-
-
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_help_that_knows_the_options_of_its_example(
