@@ -70,7 +70,10 @@ def test_every_kind_of_choice_is_tried() -> None:
 
 
 def test_imports_run_one_way() -> None:
-    """A package imports packages of earlier phases alone, and of those no more than these; the ground floor none."""
+    """A package imports packages of earlier phases alone, and of those no more than these; the ground floor none.
+
+    `pipeline/try.py`, which nothing imports, may use them all.
+    """
     order = ["pretrained", "corpus", "codec", "lm", "dependence", "generation", "evaluation", "exchange", "report"]
     allowed: dict[str, set[str]] = {
         "pretrained": set(),
@@ -81,7 +84,7 @@ def test_imports_run_one_way() -> None:
         "generation": {"codec", "dependence", "lm"},
         "evaluation": {"pretrained", "corpus"},
         "exchange": {"codec", "lm"},
-        "report": set(),
+        "report": {"codec", "evaluation"},
     }
     folders = {path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")}
     assert folders == set(order) == set(allowed)
@@ -89,7 +92,10 @@ def test_imports_run_one_way() -> None:
         package = path.parent.name if path.parent != ROOT / "pipeline" else ""
         imported = {name.split(".")[1] for name in provenance._imports(path) if name.startswith("pipeline.")}
         above = imported & folders - {package}
-        assert above <= allowed.get(package, set()), f"{path.relative_to(ROOT)} imports {sorted(above)}"
+        assert "try" not in imported
+        assert path.name == "try.py" or above <= allowed.get(package, set()), (
+            f"{path.relative_to(ROOT)} imports {sorted(above)}"
+        )
     for package, below in allowed.items():
         assert all(order.index(name) < order.index(package) for name in below)
 
