@@ -40,6 +40,7 @@ rule tables:
             name=STUDY.tables,
             suffix=["md", "tex"],
         ),
+        f"{study.TABLES}/tables.tex",
         expand(f"{study.TABLES}/metrics/{{name}}.json", name=STUDY.metrics),
         f"{study.TABLES}/provenance.json",
     log:

@@ -493,6 +493,16 @@ def write(rows: list[Row], path: Path) -> None:
             temporary.write_text(texts[suffix]())
 
 
+def document(names: list[str]) -> str:
+    """LaTeX that shows all tables by itself; each `.tex` beside it is one `tabular`, for a paper to `\\input`."""
+    parts = [
+        f"\\section*{{{name.replace('_', ' ').capitalize()}}}\n\\resizebox{{\\linewidth}}{{!}}{{\\input{{{name}}}}}"
+        for name in names
+    ]
+    head = "\\documentclass{article}\n\\usepackage[landscape,margin=1cm]{geometry}\n\\usepackage{booktabs,graphicx}\n"
+    return head + "\\begin{document}\n" + "\n\\clearpage\n".join(parts) + "\n\\end{document}\n"
+
+
 def _with_mean(results: Results, names: Row, seeds: list[int], by_seed: list[Row]) -> list[Row]:
     """A row a seed and, where there are several, one with their mean."""
     rows = [{**names, "seed": seed, **row} for seed, row in zip(seeds, by_seed, strict=True)]
@@ -636,6 +646,8 @@ def main() -> None:
         rows = OF_CLAIMS[name](assessed) if name in OF_CLAIMS else OF_RESULTS[name](results)
         write(rows, args.out / name)
     used = {"study": results.study.settings.model_dump(mode="json"), "confidence": results.confidence}
+    with files.atomic(args.out / "tables.tex") as temporary:
+        temporary.write_text(document(results.study.tables))
     for name, values in metrics(results, assessed).items():
         files.write_json(args.out / f"metrics/{name}.json", values)
     files.write_json(args.out / "provenance.json", provenance.record(used))

@@ -1,6 +1,9 @@
 """Every table and figure from made-up results: all there, the same bytes twice, and one seed is enough."""
 
 import json
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 TABLE_FILES = {f"{name}.{suffix}" for name in TABLE_NAMES for suffix in tables.FORMATS}
-TABLE_FILES |= {"provenance.json"}
+TABLE_FILES |= {"tables.tex", "provenance.json"}
 FIGURE_FILES = {f"{name}.{suffix}" for name in FIGURE_NAMES for suffix in figures.FORMATS}
 
 
@@ -65,6 +68,19 @@ def test_tables_are_complete_and_the_same_twice(
     assert scores["agreement with captions"].notna().all()
     assert pd.read_csv(tmp_path / "a" / "claims.csv")["verdict"].notna().all()
     assert written["claims.tex"].startswith(b"\\begin{tabular}")
+    document = written["tables.tex"].decode()
+    assert re.findall(r"\\input{(\w+)}", document) == list(TABLE_NAMES)
+    assert document.count("{") == document.count("}")
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX on this machine")
+def test_the_tables_compile_by_themselves(
+    study: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _run(tables, study, tmp_path, monkeypatch)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "tables.pdf").stat().st_size > 10_000
 
 
 def test_every_embedder_that_was_asked_has_columns_under_its_label(tmp_path: Path) -> None:
