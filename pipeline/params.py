@@ -585,6 +585,10 @@ class Confidence(RootModel[Fraction]):
     """Level of an interval."""
 
 
+class Number(RootModel[Natural]):
+    """A number of things."""
+
+
 class Shares(RootModel[Annotated[list[Percent], Once]]):
     """Shares of the language models' training after which they are kept as well."""
 
@@ -706,6 +710,13 @@ def confidence(argument: str) -> float:
     if not holds(argument, "confidence"):
         return section(argument, "report", Report).confidence
     return section(argument, "confidence", Confidence).root
+
+
+def gallery_clips(argument: str) -> int:
+    """How many captions' clips the page plays, `report.gallery_clips`, which the gallery's rule hands over alone."""
+    if not holds(argument, "gallery_clips"):
+        return section(argument, "report", Report).gallery_clips
+    return section(argument, "gallery_clips", Number).root
 
 
 def snapshot_percents(argument: str) -> list[int]:

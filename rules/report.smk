@@ -106,7 +106,7 @@ rule gallery:
             path for each in STUDY.shown for path in STUDY.theirs(each.system)[1:]
         ],
     output:
-        directory(study.GALLERY),
+        f"{study.GALLERY}/gallery.json",  # and sounds and pictures beside it
     log:
         "logs/report/gallery.log",
     conda:
@@ -116,8 +116,15 @@ rule gallery:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("corpus", "evaluation", "generation", "report", "study"),
+        settings=settings(
+            "corpus",
+            "evaluation",
+            "generation",
+            "study",
+            gallery_clips="report.gallery_clips",
+        ),
         code=code("pipeline.report.gallery"),
+        out=at(study.GALLERY),
         content=lambda wildcards: [
             content
             for each in STUDY.shown
@@ -125,7 +132,7 @@ rule gallery:
         ],
     shell:
         "python -m pipeline.report.gallery --params {params.settings:q} --threads {threads}"
-        " --out {output} > {log} 2>&1"
+        " --out {params.out} > {log} 2>&1"
 
 
 rule page:

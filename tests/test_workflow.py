@@ -20,11 +20,13 @@ STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text
 AFTER = {"medium": "paper", "large": "paper", "seanet-plain": "seanet"}  # given after another on the command line
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
-REPORTED = "results/tables/|figures/"
+PAGE = "results/index.html|results/tables/parameters.json"
+REPORTED = f"results/tables/|figures/|{PAGE}"
+HEARD = "results/gallery/"
 TIMED = "results/generation/patterns.json"
 GENERATED = (
     f"results/generation/(parallel|delay|flatten|snapshot|information)/|{TIMED}|"
-    f"results/evaluation/.*/(generation|snapshot)/|{REPORTED}"
+    f"results/evaluation/.*/(generation|snapshot)/|{HEARD}|{REPORTED}"
 )
 MODELS = f"results/(lm|dependence/conditional)/(parallel|delay|flatten)/|{GENERATED}"
 
@@ -83,7 +85,9 @@ def test_a_fresh_clone_with_the_committed_report_makes_everything(settled: Study
     clone = settled.copy(tmp_path / "clone")
     shutil.rmtree(clone.folder / ".snakemake")
     for folder in (clone.folder / "results").iterdir():
-        if folder.name != "tables":
+        if folder.is_file():
+            folder.unlink()
+        elif folder.name != "tables":
             shutil.rmtree(folder)
     jobs = re.findall(r"^(\w+) +(\d+)$", clone.snakemake("--dry-run", "--quiet", "rules"), re.MULTILINE)
     everything = re.findall(
@@ -114,17 +118,17 @@ def test_a_dvc_stage_declares_what_its_rules_read(outputs: list[Output], name: s
     ("changes", "rerun"),
     [
         ({"lm": {"steps": 7}}, MODELS),
-        ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{REPORTED}"),
+        ({"evaluation": {"bootstrap": 7}}, f"results/evaluation/|{HEARD}|{REPORTED}"),
         (
             {"report": {"confidence": 0.5}},
             "results/dependence/((?!snapshots/).*-seed|conditional/)|results/generation/information/|results/evaluation/scores/|"
             f"{REPORTED}",
         ),
-        ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{REPORTED}"),
+        ({"study": {"codecs": {"mmd": {"loss": {"weight": 7.0}}}}}, f".*/mmd-seed|{HEARD}|{REPORTED}"),
         # The calibration has the frame rate, which is of the architectures.
         (
             {"codec": {"seanet": {"training": {"steps": 7}}}},
-            f".*/seanet-(mmd-|residual-)?seed|results/dependence/(conditional/)?calibration|{REPORTED}",
+            f".*/seanet-(mmd-|residual-)?seed|results/dependence/(conditional/)?calibration|{HEARD}|{REPORTED}",
         ),
     ],
     ids=["lm.steps", "evaluation.bootstrap", "report.confidence", "study.codecs.mmd.loss.weight", "codec.seanet"],
@@ -142,13 +146,13 @@ def test_a_changed_parameter_reruns_what_depends_on_it(
     [
         ("generation/sampling", GENERATED),
         ("lm/patterns", MODELS),
-        ("report/figures", "figures/"),
+        ("report/figures", f"figures/|{PAGE}"),
         ("evaluation/frechet", f"results/evaluation/scores/|{REPORTED}"),
         ("codec/reconstruction", f"results/(codec/[^/]+/metrics|dependence/snapshots/)|{REPORTED}"),
         (
             "generation/decode",
             "results/generation/(reconstruction|kept|shuffled|information)/|"
-            f"results/evaluation/embeddings/(reconstruction|kept|shuffled)/|results/evaluation/scores/.*-seed|{REPORTED}",
+            f"results/evaluation/embeddings/(reconstruction|kept|shuffled)/|results/evaluation/scores/.*-seed|{HEARD}|{REPORTED}",
         ),
         (
             "generation/shuffle",
@@ -186,7 +190,7 @@ def test_an_overwritten_clip_of_another_system_is_scored_again(settled: Study, t
     stat = clip.stat()
     clip.write_text("two")
     os.utime(clip, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    _assert_pending(study, f"results/evaluation/(embeddings|scores)/outside/theirs|{REPORTED}")
+    _assert_pending(study, f"results/evaluation/(embeddings|scores)/outside/theirs|{HEARD}|{REPORTED}")
 
 
 def test_the_users_own_music_decides_by_its_content(settled: Study, tmp_path: Path) -> None:
@@ -249,6 +253,8 @@ def _leaves(settings: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield "report.confidence"
         elif prefix + key == "snapshots":
             yield "lm.snapshots"
+        elif prefix + key == "gallery_clips":
+            yield "report.gallery_clips"
         elif isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")
         else:

@@ -83,7 +83,7 @@ def main() -> None:
     job.prepare(args)
     evaluation = params.section(args.params, "evaluation", params.Evaluation)
     study = Study(params.section(args.params, "study", params.Study), evaluation.systems, [])
-    wanted = params.section(args.params, "report", params.Report).gallery_clips
+    wanted = params.gallery_clips(args.params)
     clips = params.section(args.params, "generation", params.Generation).clips
     rate = params.section(args.params, "corpus", params.Corpus).sample_rate
     table = manifest.read(args.study / f"{place.CORPUS}/manifest.parquet")
@@ -116,6 +116,10 @@ def main() -> None:
                 about = {"file": name, "seconds": len(sound.waveform) / sound.rate, "peaks": peaks(sound.waveform)}
                 clip["sounds"].append(each._asdict() | about)
             progress.update(number + 1)
+    kept = {f"{sound['file']}{suffix}" for clip in listed for sound in clip["sounds"] for suffix in (".ogg", ".webp")}
+    for path in [*args.out.glob("*.ogg"), *args.out.glob("*.webp")]:
+        if path.name not in kept:
+            path.unlink()
     files.write_json(
         args.out / "gallery.json", {"clips": listed, "free": len(chosen(rows, len(rows))), "of": len(rows)}
     )
