@@ -224,7 +224,7 @@ def test_what_an_architecture_needs_is_its_section_and_what_all_share() -> None:
     codec = check(DEFAULTS).codec
     assert codec.architectures == ["stft", "seanet"]
     assert codec.hop_length == codec.of("stft").sizes.hop_length == codec.of("seanet").sizes.hop_length == 640
-    assert codec.of("stft").loss_from == 1800
+    assert codec.of("stft").loss_from == DEFAULTS["codec"]["stft"]["training"]["steps"] // 2
     with pytest.raises(ValueError, match=r"codec.frames must hold the sizes and training of that architecture"):
         codec.of("frames")
     alone = copy.deepcopy(DEFAULTS)
