@@ -39,5 +39,11 @@ rule all:
         rules.report.input,
 
 
+onstart:
+    # With a rate limit, even the default one that no study comes near, every pass of Snakemake's scheduler starts a timer
+    # that starts another pass. After some hundred jobs the passes took as much of a core as a job.
+    workflow.scheduler.job_rate_limiter = None
+
+
 onsuccess:
     print(f"Done: look at {Path(study.PAGE).resolve()}")
