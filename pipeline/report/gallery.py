@@ -24,7 +24,7 @@ from pipeline.evaluation.clips import clips_of
 from pipeline.study import Study
 
 # Licences that let anyone pass music on, whole or in part, under the same licence and with its authors named.
-FREE = re.compile(r"(CC0|CC-BY(-SA)?|GPL|LGPL)-?[\d.]*(-only|-or-later)?|public domain", re.IGNORECASE)
+FREE = re.compile(r"(CC0|CC-BY(-SA)?|GPL|LGPL)-?[\d.]*(-only|-or-later)?|public domain( \(.*\))?", re.IGNORECASE)
 RATES = (8000, 12000, 16000, 24000, 48000)  # Hz, which Opus has
 COMPRESSION = 0.6  # of soundfile's 0 to 1: some 40 kbit/s
 LUFS = -18.0  # loudness of every clip, so that none sounds better for being louder

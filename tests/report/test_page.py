@@ -101,6 +101,8 @@ def test_a_cell_is_rounded_to_its_interval(tmp_path: Path) -> None:
         ("CC-BY-NC-4.0 or GPL-2.0-only", True),
         ("GPL-2.0-only", True),
         ("public domain", True),
+        ("public domain (encoding: music21; sound font: TimGM6mb, GPL-2.0)", True),
+        ("CC-BY-3.0 (not for sale)", False),
         ("CC-BY-NC-4.0", False),
         ("CC-BY-ND-4.0", False),
         ("all rights reserved", False),
