@@ -19,6 +19,7 @@ from pipeline.codec import model as codecs
 from pipeline.dependence.information import shuffled
 from pipeline.dependence.pairwise import pairwise
 from pipeline.generation import sampling
+from pipeline.generation.compose import OVERLAP
 from pipeline.lm import model as language_models
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -26,7 +27,6 @@ SHUFFLES = 5
 MOVED = 2.0  # s between the frames that the control pairs
 PROMPT = 3.0  # s at the end of the recording that a continuation follows
 TOP_K, TEMPERATURE, SEED = 64, 1.0, 0
-OVERLAP = 0.4  # of the length of the models' training, between windows
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: auto; padding: 1rem; color-scheme: light dark; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .3rem .8rem .3rem 0; } audio { width: 16rem; }

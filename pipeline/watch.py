@@ -46,9 +46,8 @@ class Log(NamedTuple):
         """How long the finished jobs of each rule took."""
         taken: dict[str, list[float]] = {}
         for job, end in self.finished.items():
-            if job in self.started:
-                rule, begin = self.started[job]
-                taken.setdefault(rule, []).append(end - begin)
+            rule, begin = self.started[job]
+            taken.setdefault(rule, []).append(end - begin)
         return taken
 
 
@@ -71,9 +70,10 @@ def read(path: Path) -> Log:
         elif match := re.match(r"(?:local)?(?:rule|checkpoint) (\w+):", line):
             rule = match[1]
         elif rule and (match := re.match(r" +jobid: (\d+)", line)):
-            log.started[int(match[1])] = (rule, now)
+            if rule in log.jobs:  # not `all`, which does nothing
+                log.started[int(match[1])] = (rule, now)
             rule = ""
-        elif match := re.match(r"Finished job(?:id:)? (\d+)", line):
+        elif (match := re.match(r"Finished job(?:id:)? (\d+)", line)) and int(match[1]) in log.started:
             log.finished[int(match[1])] = now
         elif match := re.match(r"Error in rule (\w+):", line):
             log.failed.append(match[1])
@@ -83,7 +83,7 @@ def read(path: Path) -> Log:
 def time_left(log: Log, known: dict[str, list[float]], now: float) -> tuple[float, int]:
     """Seconds until the jobs to come are done, and the number of those of which it is not known."""
     typical = {rule: statistics.median(taken) for rule, taken in known.items()}
-    done = Counter(log.started[job][0] for job in log.finished if job in log.started)
+    done = Counter(log.started[job][0] for job in log.finished)
     work, unknown = 0.0, 0
     for rule, number in (log.jobs - done).items():
         if rule in typical:
@@ -112,10 +112,11 @@ def report(study: Path, now: float) -> str:
     jobs = running_jobs(study)
     if not paths:
         return "\n".join([f"no study has run in {study.resolve()}", *jobs])
-    log = read(paths[-1])
+    logs = [read(path) for path in paths]
+    log = logs[-1]
     known: dict[str, list[float]] = {}
-    for path in paths:
-        for rule, taken in read(path).seconds.items():
+    for each in logs:
+        for rule, taken in each.seconds.items():
             known.setdefault(rule, []).extend(taken)
     total, done = log.jobs.total(), len(log.finished)
     begun = min((begin for _, begin in log.started.values()), default=now)
@@ -135,7 +136,7 @@ def report(study: Path, now: float) -> str:
 
 def _rules(log: Log, known: dict[str, list[float]]) -> list[str]:
     """A line for each rule that has begun and has jobs to come."""
-    done = Counter(log.started[job][0] for job in log.finished if job in log.started)
+    done = Counter(log.started[job][0] for job in log.finished)
     begun = Counter(rule for rule, _ in log.running.values())
     return [
         f"  {rule:24} {done[rule]:3} of {number:3} done, {begun[rule]} running"

@@ -96,7 +96,8 @@ def test_a_finished_study_says_where_to_look(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rest = finished(3, "codec_branch", 270) + finished(4, "codec_branch", 460) + started(5, "codec_branch", 300)
-    write(tmp_path, RUNNING + rest + finished(5, "codec_branch", 4000))
+    rest += finished(5, "codec_branch", 4000) + started(0, "all", 4000) + finished(0, "all", 4000)
+    write(tmp_path, RUNNING + rest)
     monkeypatch.setattr(sys, "argv", ["watch", "--study", str(tmp_path)])  # which ends by itself
     watch.main()
     assert f"5 of 5 jobs done in 1:06: see {tmp_path}/results/index.html" in capsys.readouterr().out
