@@ -6,11 +6,14 @@ import re
 import signal
 import subprocess
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import boto3
 import pytest
 import yaml
+from moto.server import ThreadedMotoServer
 from studies import ENVIRONMENT, ROOT, Study
 
 from pipeline import provenance
@@ -19,6 +22,7 @@ from pipeline.report import figures
 pytestmark = pytest.mark.slow
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+SECRETS = {"access_key_id": "somebody", "secret_access_key": "something"}
 
 
 def test_the_smoke_study_makes_everything_once(smoke: Study) -> None:
@@ -55,14 +59,17 @@ def test_dvc_and_snakemake_leave_each_other_nothing_to_do(smoke: Study, tmp_path
     assert {"fad_mtt", "log_mel", "si_sdr_db"} <= set(columns)
     assert len(rows) > 1
 
-    study.run("git", "add", "--all")
-    study.run("git", "commit", "--quiet", "-m", "Results")
-    study.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
-    study.run("dvc", "push", "--quiet")
-    study.run("git", "clone", "--quiet", str(study.folder), str(tmp_path / "clone"))
-    clone = Study(tmp_path / "clone")
-    clone.run("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
-    clone.run("dvc", "pull", "--quiet")
+    with _bucket() as endpoint:
+        study.run("dvc", "remote", "add", "--default", "store", "s3://studies/independence")
+        study.run("dvc", "remote", "modify", "store", "endpointurl", endpoint)
+        _unlock(study)
+        study.run("dvc", "push", "--quiet")
+        study.run("git", "add", "--all")
+        study.run("git", "commit", "--quiet", "-m", "Results")
+        study.run("git", "clone", "--quiet", str(study.folder), str(tmp_path / "clone"))
+        clone = Study(tmp_path / "clone")
+        _unlock(clone)
+        clone.run("dvc", "pull", "--quiet")
     clone.snakemake("--touch", "--forceall")
     assert clone.pending() == set()
     assert "up to date" in clone.run("dvc", "status")
@@ -89,6 +96,27 @@ def test_a_killed_job_is_made_up_for_by_the_next_run(smoke: Study, tmp_path: Pat
     assert not model.exists()
     study.snakemake(name)
     assert model.read_bytes() == finished
+
+
+@contextmanager
+def _bucket() -> Iterator[str]:
+    """Address of an S3 server on this machine, with one bucket."""
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        endpoint = f"http://{host}:{port}"
+        keys = {f"aws_{name}": secret for name, secret in SECRETS.items()}
+        boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys).create_bucket(Bucket="studies")
+        yield endpoint
+    finally:
+        server.stop()
+
+
+def _unlock(study: Study) -> None:
+    """Gives DVC the keys of the bucket, outside git."""
+    for name, secret in SECRETS.items():
+        study.run("dvc", "remote", "modify", "--local", "store", name, secret)
 
 
 def _results(study: Study) -> list[Path]:
