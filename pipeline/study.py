@@ -20,6 +20,7 @@ TABLE_NAMES = (
     "estimators",
     "total_correlation",
     "calibration",
+    "systems",
     "scores",
     "orders",
     "shuffles",

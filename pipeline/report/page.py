@@ -51,15 +51,15 @@ def captions(config: dict[str, Any], names: list[str]) -> dict[str, str]:
 
 
 def table(path: Path) -> dict[str, Any]:
-    """A table for Tabulator: its columns, and rows of values, `c0`, `c1` and so on, and of what is shown for them.
+    """A table for Tabulator: its columns, and rows of values `c0`, `c1` and so on, what is shown of them, `t0`, and `b0`.
 
-    Columns of an interval's ends join the column of its value.
+    Columns of an interval's ends join the column of its value, and so does the one that marks the best, as `b0`.
     """
     try:
         cells = pd.read_csv(path, keep_default_na=False, dtype=str)
     except pd.errors.EmptyDataError:
         return {"columns": [], "rows": []}
-    ends = {f"{name} {end}" for name in cells for end in ("low", "high") if f"{name} low" in cells}
+    ends = {f"{name} {end}" for name in cells for end in ("low", "high", "best") if f"{name} low" in cells}
     names = [name for name in cells if name not in ends]
     rows = []
     for _, row in cells.iterrows():
@@ -67,6 +67,7 @@ def table(path: Path) -> dict[str, Any]:
         for index, name in enumerate(names):
             interval = [number(row[f"{name} {end}"]) for end in ("low", "high")] if f"{name} low" in ends else []
             record[f"c{index}"], record[f"t{index}"] = number(row[name]), text(row[name], interval)
+            record[f"b{index}"] = bool(row.get(f"{name} best", ""))
         rows.append(record)
     return {"columns": names, "rows": rows}
 

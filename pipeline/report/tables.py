@@ -6,24 +6,31 @@ Intervals are over tracks; rows `mean` average the seeds. The paper's own number
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pipeline import files, job, provenance
+from pipeline import files, job, provenance, statistics
 from pipeline.report import claims
-from pipeline.report.claims import Claim
+from pipeline.report.claims import MUSIC_SEEDS, Claim
 from pipeline.report.history import RULE_CHANGES
 from pipeline.report.orders import verdict
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, MAIN, Results
 from pipeline.statistics import POWER, Estimate
-from pipeline.study import FLOOR, JOINT, OUTSIDE, Model
+from pipeline.study import FLOOR, JOINT, OUTSIDE, Model, Run, Study
 
 FORMATS = ("csv", "md", "tex")
 ERRORS = {"bias": "bias", "spread": "spread", "mean absolute error": "error"}  # as shown -> as stored
 
-Row = dict[str, Any]  # column -> str, int, float or Estimate
+Row = dict[str, Any]  # column -> str, int, float, Estimate or Best
+
+
+class Best(NamedTuple):
+    """A number that is shown as the best of its group."""
+
+    estimate: Estimate
+
 
 # The scores that the paper gives: of embedders whose weights are in no package, n/a where they were not asked.
 PAPER_SCORES = ("FAD-VGGish", "KL-PaSST (nats)", "CLAP score")
@@ -171,6 +178,29 @@ def calibration(results: Results) -> list[Row]:
             worst = {**size, "distribution": "worst case", "truth (bits)": "", "estimator": ESTIMATORS[estimator]}
             rows.append({**worst, **dict.fromkeys((f"{name} (bits)" for name in ERRORS), ""), "verdict": verdict})
             rows[-1]["mean absolute error (bits)"] = float(error)
+    return rows
+
+
+def systems(results: Results) -> list[Row]:
+    """Scores of each codec's reconstructions and of the models of each pattern on it, means over seeds.
+
+    What is clearly the best of its group is marked: by a score that found its known orders (`Results.valid`), its paired
+    difference to every other row lies below 0 with the whole interval over seeds and tracks. Rows that share fewer than
+    `MUSIC_SEEDS` seeds are not compared.
+    """
+    rows: list[Row] = []
+    for made_by, codecs in _by_codec(results.study).items():
+        scored = {
+            score: {codec: _by_seed(results, measure, systems) for codec, systems in codecs.items()}
+            for score, measure in {**results.lower_is_better, "agreement with captions": results.text}.items()
+        }
+        for codec, systems in codecs.items():
+            row: Row = {"made by": made_by, "codec": codec, "seeds": len(systems)}
+            for score, values in scored.items():
+                mean = _over_seeds(results, list(values[codec].values()))
+                best = mean and results.valid(score) and _clearly_lowest(results, values, codec)
+                row[score] = Best(mean) if mean and best else mean or "n/a"
+            rows.append(row)
     return rows
 
 
@@ -475,15 +505,17 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, dict[str,
 
 
 def write(rows: list[Row], path: Path) -> None:
-    """Writes rows to `path` with each suffix of `FORMATS`; in CSV an interval's ends get columns of their own."""
+    """Writes rows to `path` with each suffix of `FORMATS`; in CSV an interval's ends, and what is best, get columns of their own."""
     wide = pd.DataFrame([_spread(row) for row in rows])
     narrow = pd.DataFrame([{column: _shown(value) for column, value in row.items()} for row in rows])
+    best = pd.DataFrame([{column: isinstance(value, Best) for column, value in row.items()} for row in rows]).eq(True)
     texts: dict[str, Callable[[], str]] = {
         "csv": lambda: wide.to_csv(index=False),
-        "md": lambda: narrow.to_markdown(index=False, disable_numparse=True) + "\n",
+        "md": lambda: narrow.mask(best, "**" + narrow + "**").to_markdown(index=False, disable_numparse=True) + "\n",
         "tex": lambda: (
             narrow.style.format(escape="latex")
             .format_index(escape="latex", axis="columns")
+            .apply(lambda _: np.where(best, "textbf:--rwrap;", ""), axis=None)
             .hide(axis="index")
             .to_latex(hrules=True)
         ),
@@ -516,6 +548,38 @@ def _with_mean(results: Results, names: Row, seeds: list[int], by_seed: list[Row
         else:
             mean[column] = first if isinstance(first, int | str) else sum(values) / len(values)
     return [*rows, mean]
+
+
+def _by_codec(study: Study) -> dict[str, dict[str, dict[int, list[str]]]]:
+    """Systems by what made them, the codec and its seed: reconstructions, then the models of each pattern."""
+    made = {"reconstruction": {c: {seed: [Run(c, seed).system] for seed in study.seeds(c)} for c in study.codecs}}
+    for model in study.models:
+        by_seed = made.setdefault(f"LM, {model.pattern}", {}).setdefault(model.codec, {})
+        by_seed.setdefault(model.seed, []).append(model.system)
+    return made
+
+
+def _by_seed(
+    results: Results, measure: Callable[[str], Estimate | None], systems: dict[int, list[str]]
+) -> dict[int, Estimate]:
+    """A score by seed of the codec, the mean over its models; without seeds for which it is not defined."""
+    found = {seed: [measure(system) for system in of_seed] for seed, of_seed in systems.items()}
+    return {seed: results.mean([e for e in each if e]) for seed, each in found.items() if all(each)}
+
+
+def _over_seeds(results: Results, estimates: list[Estimate]) -> Estimate | None:
+    return statistics.over_seeds(estimates, results.confidence).estimate if estimates else None
+
+
+def _clearly_lowest(results: Results, values: dict[str, dict[int, Estimate]], codec: str) -> bool:
+    """Whether a codec's score by seed is lower than that of each other with which it shares seeds enough."""
+    compared = []
+    for theirs in (by_seed for name, by_seed in values.items() if name != codec):
+        shared = values[codec].keys() & theirs.keys()
+        if len(shared) >= MUSIC_SEEDS:
+            steps = [results.difference(values[codec][seed], theirs[seed]) for seed in sorted(shared)]
+            compared.append(_over_seeds(results, steps))
+    return bool(compared) and all(step.high < 0 for step in compared if step)
 
 
 def _score(
@@ -586,7 +650,9 @@ def _or_not(value: float | None) -> float | str:
 def _spread(row: Row) -> Row:
     result: Row = {}
     for column, value in row.items():
-        if isinstance(value, Estimate):
+        if isinstance(value, Best):
+            result |= _spread({column: value.estimate}) | {f"{column} best": "yes"}
+        elif isinstance(value, Estimate):
             result |= {column: value.value, f"{column} low": value.low, f"{column} high": value.high}
         else:
             result[column] = value
@@ -603,6 +669,8 @@ def shown(value: float, interval: tuple[float, float] | None = None) -> str:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, Best):
+        return _shown(value.estimate)
     if isinstance(value, Estimate):
         return shown(value.value, (value.low, value.high))
     return shown(value) if isinstance(value, float) else str(value)
@@ -614,6 +682,7 @@ OF_RESULTS: dict[str, Callable[[Results], list[Row]]] = {
     "estimators": estimators,
     "total_correlation": total_correlation,
     "calibration": calibration,
+    "systems": systems,
     "scores": scores,
     "orders": orders,
     "shuffles": shuffles,

@@ -18,9 +18,10 @@ import synthetic
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 
-from pipeline import files
-from pipeline.report import claims, figures, tables
+from pipeline import files, statistics
+from pipeline.report import claims, figures, page, tables
 from pipeline.report.results import Results
+from pipeline.statistics import Estimate
 from pipeline.study import FIGURE_NAMES, OF_FACTORISED, OF_MODELS, PATTERNS, SCORES, TABLE_NAMES
 
 CAPTIONS = Path(__file__).parents[2] / "rules" / "captions"
@@ -169,6 +170,45 @@ def test_tables_show_intervals_and_escape_latex(tmp_path: Path) -> None:
     tex = (tmp_path / "table.tex").read_text()
     assert r"5 \% \& more" in tex
     assert r"a\_b" in tex
+
+
+def test_the_best_is_marked_where_it_is_clear(tmp_path: Path) -> None:
+    whole = synthetic.parameters(seeds=(0, 1, 2))
+    synthetic.write(tmp_path, whole)
+    results = Results(tmp_path, json.dumps(whole))
+    rows = tables.systems(results)
+    marked = {(row["made by"], row["codec"]) for row in rows if isinstance(row["FAD-MTT"], tables.Best)}
+    for made_by, codec in marked:
+        rivals = {row["codec"] for row in rows if row["made by"] == made_by} - {codec}
+        assert rivals
+        for rival in rivals:
+            ours, theirs = (tables._by_codec(results.study)[made_by][name] for name in (codec, rival))
+            steps = [results.difference(results.fad(ours[s][0]), results.fad(theirs[s][0])) for s in (0, 1, 2)]
+            assert statistics.over_seeds(steps, results.confidence).estimate.high < 0
+    assert ("LM, delay", "baseline") not in marked
+    assert any(made_by.startswith("LM") for made_by, _ in marked)
+
+
+def test_nothing_is_best_of_fewer_seeds_or_by_a_score_that_found_no_order(tmp_path: Path) -> None:
+    whole = synthetic.parameters(seeds=(0, 1))
+    synthetic.write(tmp_path, whole)
+    rows = tables.systems(Results(tmp_path, json.dumps(whole)))
+    assert not any(isinstance(value, tables.Best) for row in rows for value in row.values())
+    assert {row["seeds"] for row in rows} >= {2}
+
+
+def test_what_is_best_is_bold_in_every_format(tmp_path: Path) -> None:
+    low, high = (Estimate(value, value - 0.1, value + 0.1, np.empty(0)) for value in (1.0, 2.0))
+    tables.write([{"a": "x & y", "FAD": tables.Best(low)}, {"a": "z", "FAD": high}], tmp_path / "table")
+    assert "**1.00 [0.90, 1.10]**" in (tmp_path / "table.md").read_text()
+    tex = (tmp_path / "table.tex").read_text()
+    assert r"\textbf{1.00 [0.90, 1.10]}" in tex
+    assert r"x \& y & \textbf" in tex
+    csv = pd.read_csv(tmp_path / "table.csv", keep_default_na=False)
+    assert csv["FAD best"].tolist() == ["yes", ""]
+    shown = page.table(tmp_path / "table.csv")
+    assert shown["columns"] == ["a", "FAD"]
+    assert [row["b1"] for row in shown["rows"]] == [True, False]
 
 
 def test_figures_are_complete_and_the_same_twice(
