@@ -184,9 +184,9 @@ def calibration(results: Results) -> list[Row]:
 def systems(results: Results) -> list[Row]:
     """Scores of each codec's reconstructions and of the models of each pattern on it, means over seeds.
 
-    What is clearly the best of its group is marked: by a score that found its known orders (`Results.valid`), its paired
-    difference to every other row lies below 0 with the whole interval over seeds and tracks. Rows that share fewer than
-    `MUSIC_SEEDS` seeds are not compared.
+    What is clearly the best of its group is marked: by a score that found its known orders (`Results.valid`), its
+    paired difference to every other row lies below 0 with the whole interval over seeds and tracks. Rows that share
+    fewer than `MUSIC_SEEDS` seeds are not compared.
     """
     rows: list[Row] = []
     for made_by, codecs in _by_codec(results.study).items():
@@ -505,7 +505,7 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, dict[str,
 
 
 def write(rows: list[Row], path: Path) -> None:
-    """Writes rows to `path` with each suffix of `FORMATS`; in CSV an interval's ends, and what is best, get columns of their own."""
+    """Writes rows to `path` with each suffix of `FORMATS`; in CSV an interval's ends and the best get own columns."""
     wide = pd.DataFrame([_spread(row) for row in rows])
     narrow = pd.DataFrame([{column: _shown(value) for column, value in row.items()} for row in rows])
     best = pd.DataFrame([{column: isinstance(value, Best) for column, value in row.items()} for row in rows]).eq(True)
