@@ -51,7 +51,7 @@ def captions(config: dict[str, Any], names: list[str]) -> dict[str, str]:
 
 
 def table(path: Path) -> dict[str, Any]:
-    """A table for Tabulator: its columns, and rows of values `c0`, `c1` and so on, what is shown of them, `t0`, and `b0`.
+    """A table for Tabulator: its columns, and rows of values `c0`, `c1` and so on, of what is shown, `t0`, and `b0`.
 
     Columns of an interval's ends join the column of its value, and so does the one that marks the best, as `b0`.
     """
