@@ -178,15 +178,36 @@ class Study:
         """`outside` are the systems of `evaluation.systems`, `percents` the per cents of `lm.snapshots`."""
         self.settings, self.outside, self.percents = settings, outside, sorted(percents)
 
-    @property
+    @cached_property
     def codecs(self) -> dict[str, params.StudyCodec]:
-        """The study's codecs by name."""
-        return self.settings.codecs
+        """The study's codecs by name, kind by kind, that of most runs first; of a kind, by loss: none, then by weight.
+
+        Jobs are given the configuration with sorted keys, so that no order may come from where a key stands.
+        """
+        codecs = self.settings.codecs
+        kinds = [Kind(codec.architecture, codec.quantizer) for codec in codecs.values() for _ in codec.seeds]
+
+        def place(name: str) -> tuple[Any, ...]:
+            codec, loss = codecs[name], codecs[name].loss
+            kind = Kind(codec.architecture, codec.quantizer)
+            return (
+                -kinds.count(kind),
+                kind,
+                loss.weight > 0,
+                loss.stream != "quantized",
+                loss.stream,
+                loss.estimator,
+                loss.delay,
+                loss.weight,
+                name,
+            )
+
+        return {name: codecs[name] for name in sorted(codecs, key=place)}
 
     @property
     def patterns(self) -> list[str]:
-        """Codebook patterns that the configuration names, also those without a model."""
-        return list(self.settings.language_models)
+        """Codebook patterns that the configuration names, also those without a model, sorted."""
+        return sorted(self.settings.language_models)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -198,10 +219,10 @@ class Study:
         """The study's language models."""
         return [
             Model(pattern, codec, seed, lm)
-            for pattern, models in self.settings.language_models.items()
-            for codec, seeds in models.codecs.items()
-            for seed in seeds
-            for lm in models.seeds
+            for pattern in self.patterns
+            for codec in self.codecs
+            for seed in self.settings.language_models[pattern].codecs.get(codec, [])
+            for lm in self.settings.language_models[pattern].seeds
         ]
 
     @property

@@ -8,6 +8,7 @@ from string import Formatter
 from typing import Any
 
 import pytest
+import yaml
 
 from pipeline import params
 from pipeline import study as place
@@ -168,12 +169,12 @@ def test_audio_lies_where_its_rule_writes_it(small: Study) -> None:
 
 
 def test_pairs_hold_a_codec_against_the_one_of_its_quantizer_without_the_loss(default: Study) -> None:
-    assert default.independent == ["mmd", "mmd-delay", "mmd-100", "grouped-mmd", "seanet-mmd"]
-    assert default.kinds == [Kind("stft", "residual"), Kind("stft", "grouped"), Kind("seanet", "residual")]
+    assert default.independent == ["mmd-100", "mmd", "mmd-delay", "seanet-mmd", "grouped-mmd"]
+    assert default.kinds == [Kind("stft", "residual"), Kind("seanet", "residual"), Kind("stft", "grouped")]
     assert default.pairs(Kind("stft", "residual")) == [
+        ("mmd-100", "baseline"),
         ("mmd", "baseline"),
         ("mmd-delay", "baseline"),
-        ("mmd-100", "baseline"),
     ]
     assert default.pairs(Kind("stft", "grouped")) == [("grouped-mmd", "grouped")]
     assert default.pairs(Kind("seanet", "residual")) == [("seanet-mmd", "seanet")]
@@ -246,3 +247,29 @@ def test_importing_the_study_imports_nothing_heavy() -> None:
     code = f"import sys, pipeline.study; print([name for name in {heavy} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_what_a_study_means_does_not_depend_on_the_order_of_its_keys() -> None:
+    whole = params.load(ROOT / "params.yaml").study.model_dump(mode="json")
+    reordered = yaml.safe_load(yaml.safe_dump(whole, sort_keys=True))  # as jobs are given it
+    reordered["codecs"] = dict(reversed(reordered["codecs"].items()))
+    ours, theirs = (Study(params.Study.model_validate(each), {}, PERCENTS) for each in (whole, reordered))
+    assert list(ours.codecs) == list(theirs.codecs)
+    assert ours.runs == theirs.runs
+    assert ours.models == theirs.models
+    assert (ours.plain, ours.growing, ours.shuffled) == (theirs.plain, theirs.growing, theirs.shuffled)
+    assert ours.systems == theirs.systems
+    assert ours.sweeps == theirs.sweeps
+
+
+def test_codecs_stand_kind_by_kind_and_in_each_the_one_without_the_loss_first(default: Study) -> None:
+    assert list(default.codecs) == [
+        "baseline",
+        "mmd-100",
+        "mmd",
+        "mmd-delay",
+        "seanet",
+        "seanet-mmd",
+        "grouped",
+        "grouped-mmd",
+    ]

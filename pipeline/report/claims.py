@@ -304,7 +304,8 @@ def c2(results: Results) -> Claim:
                 if kind not in many:
                     verdict = "" if many else UNDECIDED
                 basis = Basis("codecs", found.points, tracks, found.rho, results.confidence)
-                name = f"{kind.architecture}, {found.points} codecs, p = {found.p:.3f}"
+                p = f"p = {found.p:.3f}" if found.p >= 0.001 else "p < 0.001"
+                name = f"{kind.architecture}, {found.points} codecs, {p}"
                 measure = f"Spearman's rho of MMD and MI, {where}"
                 findings.append(Finding(measure, name, "all", found.rho, None, None, verdict, basis))
                 over = pd.concat([results.snapshots(*run, alignment) for run in codecs])

@@ -12,27 +12,34 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.typing import LineStyleType
 
 from pipeline import files, job, statistics
-from pipeline.report.claims import NOT_SUPPORTED, PAPER, SUPPORTED, Finding, assess
+from pipeline.report.claims import NOT_SUPPORTED, PAPER, SUPPORTED, UNDECIDED, Finding, assess
 from pipeline.report.results import ALIGNMENTS, DISTRIBUTIONS, ESTIMATORS, Results
 from pipeline.statistics import Estimate
-from pipeline.study import FLOOR, JOINT, OUTSIDE, REFERENCE, Run
+from pipeline.study import FLOOR, JOINT, OUTSIDE, REFERENCE, Model, Run
 
 FORMATS = ("png", "svg")
-Shared = Literal["none", "row"]  # which panels have an axis in common
+Shared = Literal["none", "row", "all"]  # which panels have an axis in common
 
 # Okabe and Ito's colours, which readers who are colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255") * 3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d") * 2
 DECADE = 10  # ratio from which a logarithmic axis has ticks to show
-MANY = 4  # names that fit side by side
+LINES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.") * 6
+HATCHES = ("", "///", "...", "xxx", "---", "ooo")
+MANY = 3  # names that fit side by side
+WIDEST = 9.0  # inches: printed across a page of text, letters are then at least 6 points high
 TITLE = 7.5  # inches: width of the longest title
-DECIDED = {SUPPORTED: COLOURS[0], NOT_SUPPORTED: COLOURS[1]}  # of what decides a claim
-UNDECIDED_COLOUR = "#888888"
+# Colour and mark of what decides a claim, and of what does not yet.
+DECIDED = {SUPPORTED: (COLOURS[0], "o"), NOT_SUPPORTED: (COLOURS[1], "s"), UNDECIDED: ("#888888", "d")}
 BEYOND = 5.0  # half-lengths of an interval, from which an arrow stands for a mark
 STYLE: dict[Any, Any] = {  # matplotlib types the keys as a Literal of all its settings
     "font.size": 9,
@@ -65,24 +72,23 @@ def verdicts(results: Results) -> Figure:
             _from_margin(ax, place, finding)
         ax.set_yticks(range(len(findings)), [f"{finding.measure}, {finding.of}" for finding in findings], fontsize=7)
         ax.set_ylim(len(findings) - 0.5, -0.5)
-        ax.set_title("\n".join(textwrap.wrap(title, 110)), loc="left", fontsize=8.5)
+        ax.set_title("\n".join(textwrap.wrap(title, 90)), loc="left", fontsize=8.5)
         ax.axvline(0, color="black", linewidth=0.8, linestyle=":")
         ax.tick_params(axis="x", labelbottom=ax is axes[-1, 0])
         ax.grid(visible=False, axis="y")
     axes[-1, 0].set_xlim(-BEYOND, BEYOND)
     axes[-1, 0].set_xlabel("distance from the margin, in half-lengths of the interval")
-    entries = {word: (colour, "o") for word, colour in DECIDED.items()}
-    _legend(figure, {**entries, "undecided": (UNDECIDED_COLOUR, "o")})
+    _legend(figure, DECIDED)
     figure.suptitle(f"What decides each claim, {results.confidence:.0%} intervals")
     return figure
 
 
 def _from_margin(ax: Axes, place: int, finding: Finding) -> None:
     """One line of `verdicts`: mark and whisker, and the numbers beside the axis."""
-    colour = DECIDED.get(finding.verdict, UNDECIDED_COLOUR)
+    colour, marker = DECIDED[finding.verdict]
     numbers = f"{finding.value:.3g}"
     if finding.low is None or finding.high is None:
-        ax.plot([0], [place], "D", color=colour, markersize=4)
+        ax.text(0, place, f"{finding.verdict}, by its p", color=colour, ha="center", va="center", fontsize=7)
     else:
         numbers += f" [{finding.low:.3g}, {finding.high:.3g}]"
         unit = (finding.high - finding.low) / 2 or 1.0  # an interval without length lies where it lies
@@ -91,7 +97,13 @@ def _from_margin(ax: Axes, place: int, finding: Finding) -> None:
         beyond = np.clip(value, -BEYOND + 0.3, BEYOND - 0.3)
         if beyond == value:
             ax.errorbar(
-                [value], [place], xerr=[[value - low], [high - value]], fmt="o", color=colour, capsize=2, markersize=4
+                [value],
+                [place],
+                xerr=[[value - low], [high - value]],
+                fmt=marker,
+                color=colour,
+                capsize=2,
+                markersize=4,
             )
         else:
             ax.plot([beyond], [place], "<" if value < 0 else ">", color=colour, markersize=5)
@@ -109,7 +121,7 @@ def dependence(results: Results) -> Figure:
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
             for position, codec in enumerate(results.study.codecs):
                 totals = [results.total(codec, seed, alignment, measure) for seed in results.study.seeds(codec)]
-                _marks(ax, position, totals, COLOURS[position])
+                _marks(ax, position, totals, *_look(results, codec))
             _categories(ax, list(results.study.codecs))
             _from_zero(ax)
             ax.set_ylabel(label)
@@ -125,7 +137,9 @@ def dependence(results: Results) -> Figure:
 def dependence_matrices(results: Results) -> Figure:
     """Pairwise mutual information, mean over seeds, one matrix a codec and alignment."""
     codecs = list(results.study.codecs)
-    figure, axes = _figure(len(ALIGNMENTS), len(codecs), (max(2.5 * len(codecs) + 1, TITLE), 5.4))
+    columns = min(len(codecs), 4)
+    rows = -(-len(codecs) // columns)  # of panels, for each alignment
+    figure, axes = _figure(len(ALIGNMENTS) * rows, columns, (max(2.1 * columns + 0.6, TITLE), 0.6 + 4.4 * rows))
     matrices = {
         (alignment, codec): np.mean(
             [_matrix(results, codec, seed, alignment) for seed in results.study.seeds(codec)], axis=0
@@ -134,8 +148,10 @@ def dependence_matrices(results: Results) -> Figure:
         for codec in codecs
     }
     highest = max(np.nanmax(matrix) for matrix in matrices.values())
-    for row, (alignment, where) in zip(axes, ALIGNMENTS.items(), strict=True):
-        for ax, codec in zip(row, codecs, strict=True):
+    for panels, (alignment, where) in zip(np.split(axes, len(ALIGNMENTS)), ALIGNMENTS.items(), strict=True):
+        for ax in panels.flat[len(codecs) :]:
+            ax.set_axis_off()
+        for ax, codec in zip(panels.flat, codecs, strict=False):
             matrix = matrices[alignment, codec]
             image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=highest)
             for a, b in np.argwhere(np.isfinite(matrix)):
@@ -145,10 +161,10 @@ def dependence_matrices(results: Results) -> Figure:
             ax.set_xticks(ticks, [str(k + 1) for k in ticks])
             ax.set_yticks(ticks, [str(k + 1) for k in ticks])
             ax.grid(visible=False)
-            ax.set_title(f"{codec}, {where}")
-            ax.set_xlabel("codebook")
-        row[0].set_ylabel("codebook")
-    figure.colorbar(image, ax=axes, label="mutual information (bits)", shrink=0.7)
+            ax.set_title(f"{codec},\n{where}")
+        for ax in panels[:, 0]:
+            ax.set_ylabel("codebook")
+    figure.colorbar(image, ax=axes, label="mutual information (bits)", shrink=0.5)
     figure.suptitle(
         f"Pairwise mutual information of held-out codes ({ESTIMATORS[results.estimator]}), means over seeds"
     )
@@ -157,28 +173,32 @@ def dependence_matrices(results: Results) -> Figure:
 
 def dependence_by_lag(results: Results) -> Figure:
     """Mutual information summed over pairs against the lag of the later codebook, a panel a seed, a line a codec."""
-    seeds = sorted({run.seed for run in results.study.runs})
-    figure, axes = _figure(1, len(seeds), (max(1 + 3.6 * len(seeds), TITLE), 3.8), sharey="row")
+    seeds, smallest = sorted({run.seed for run in results.study.runs}), np.inf
+    figure, axes = _figure(1, len(seeds), (max(min(1 + 3.6 * len(seeds), WIDEST), TITLE), 4.2), sharey="row")
     for ax, seed in zip(axes[0], seeds, strict=True):
-        for index, codec in enumerate(results.study.codecs):
-            if seed not in results.study.seeds(codec):
-                continue
+        for codec in (codec for codec in results.study.codecs if seed in results.study.seeds(codec)):
+            colour, marker = _look(results, codec)
             by_lag = results.dependence(codec, seed)["by_lag"]
             value, low, high = (
                 [estimate[key] for estimate in by_lag["estimators"][results.estimator]]
                 for key in ("value", "low", "high")
             )
-            ax.fill_between(by_lag["lags"], low, high, color=COLOURS[index], alpha=0.15, linewidth=0)
-            ax.plot(by_lag["lags"], value, color=COLOURS[index], marker=MARKERS[index], markersize=3.5, linewidth=1.2)
+            ax.fill_between(by_lag["lags"], low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.plot(by_lag["lags"], value, color=colour, marker=marker, markersize=3.5, linewidth=1.2)
+            smallest = min(smallest, *value)
         ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
         nearest = min(abs(lag) for lag in by_lag["far"])
         for side in (-1, 1):
             ax.axvspan(side * nearest, side * max(by_lag["lags"]), color="#888888", alpha=0.12, linewidth=0)
-        ax.set_xlabel("lag of codebook b behind codebook a < b (frames)")
+        ax.set_xlabel("lag of codebook b\nbehind codebook a < b (frames)")
         ax.set_title(f"seed {seed}")
-    _from_zero(axes[0, 0])
+    if smallest > 0:  # what is 0 has no logarithm
+        axes[0, 0].set_yscale("log")
+        _plain_ticks(axes[0, 0].yaxis)
+    else:
+        _from_zero(axes[0, 0])
     axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
-    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(results.study.codecs)}, columns=3)
+    _legend(figure, {codec: _look(results, codec) for codec in results.study.codecs}, columns=4)
     figure.suptitle(
         f"Dependence by lag, {by_lag['frames']:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
         f"bands are {results.confidence:.0%} intervals over tracks"
@@ -193,7 +213,7 @@ def total_correlation(results: Results) -> Figure:
     for ax, (alignment, where) in zip(axes[0], ALIGNMENTS.items(), strict=True):
         for position, (codec, seeds) in enumerate(codecs.items()):
             bounds = [results.total_correlation(codec, seed, alignment) for seed in seeds]
-            _marks(ax, position, bounds, COLOURS[position])
+            _marks(ax, position, bounds, *_look(results, codec))
         _categories(ax, list(codecs))
         _from_zero(ax)
         ax.set_ylabel("total correlation,\nlower bound (bits)")
@@ -213,15 +233,15 @@ def calibration(results: Results) -> Figure:
     """
     own = results.calibration
     columns = len(own["distributions"])
-    figure, axes = _figure(2, columns, (1.5 + 2.4 * columns, 6), sharex="row", sharey="row")
+    figure, axes = _figure(2, columns, (WIDEST, 6), sharex="row", sharey="row")
     for row, condition in zip(axes, (own, own["few_frames"]), strict=True):
         names = list(condition["worst"])
         for ax, (distribution, known) in zip(row, condition["distributions"].items(), strict=True):
             for place, estimator in enumerate(names):
                 errors = known["estimators"][estimator]
-                colour = COLOURS[1] if estimator == own["chosen"] else COLOURS[0]
+                colour, marker = (COLOURS[1], "D") if estimator == own["chosen"] else (COLOURS[0], "o")
                 ax.errorbar(
-                    errors["bias"], place, xerr=errors["spread"], fmt="o", color=colour, capsize=2, markersize=5
+                    errors["bias"], place, xerr=errors["spread"], fmt=marker, color=colour, capsize=2, markersize=5
                 )
             ax.axvline(0, color="black", linewidth=0.8)
             ax.set_xlabel("estimate - truth (bits)")
@@ -229,33 +249,45 @@ def calibration(results: Results) -> Figure:
         row[0].set_yticks(range(len(names)), [ESTIMATORS[each] for each in names])
         row[0].set_ylim(len(names) - 0.5, -0.5)
         row[0].set_ylabel(f"{condition['codebook_size']:,} codes,\n{condition['frames']['test']:,} frames")
-    _legend(figure, {"used by the claims": (COLOURS[1], "o"), "other": (COLOURS[0], "o")})
+    _legend(figure, {"used by the claims": (COLOURS[1], "D"), "other": (COLOURS[0], "o")})
     figure.suptitle(f"Mutual information of known codes, {own['draws']} draws; whiskers are 1 standard deviation")
     return figure
 
 
 def reconstruction_dependence(results: Results) -> Figure:
-    """Trade-off of reconstruction and dependence as the loss' weight grows, a line for each kind of loss and seed."""
-    figure, axes = _figure(3, 2, (9, 10), sharey="row")
+    """What reconstruction loses as dependence falls with the loss' weight, a line for each kind of loss and seed."""
+    figure, axes = _figure(3, 2, (WIDEST, 10), sharey="row")
     measures: dict[str, Callable[[str, int], Estimate]] = {
         "SI-SDR (dB), higher is better": lambda codec, seed: results.reconstruction(codec, seed, "si_sdr"),
         "log-mel distance, lower is better": lambda codec, seed: results.reconstruction(codec, seed, "log_mel"),
         "FAD-MTT, lower is better": lambda codec, seed: results.fad(Run(codec, seed).system),
     }
+    sweeps = results.study.sweeps
     for row, (label, measure) in zip(axes, measures.items(), strict=True):
         for ax, (alignment, where) in zip(row, ALIGNMENTS.items(), strict=True):
-            for index, names in enumerate(results.study.sweeps.values()):
+            for index, names in enumerate(sweeps.values()):
                 for seed in results.study.seeds(*names):
                     x = [results.total(codec, seed, alignment, "mutual_information").value for codec in names]
                     y = [measure(codec, seed).value for codec in names]
-                    ax.plot(x, y, color=COLOURS[index], marker=MARKERS[index], markersize=4, linewidth=0.9)
-                    for codec, at in zip(names, zip(x, y, strict=True), strict=True):
-                        weight = f"{results.study.codecs[codec].loss.weight:g}"
-                        ax.annotate(weight, at, xytext=(3, 3), textcoords="offset points", fontsize=6.5)
+                    changes = [value - y[0] for value in y]
+                    ax.plot(x, changes, color=COLOURS[index], marker=MARKERS[index], markersize=4, linewidth=0.9)
+            ax.axhline(0, color="black", linewidth=0.8)
+            low, high = ax.dataLim.intervalx
+            if low > 0 and high > DECADE / 2 * low:
+                ax.set_xscale("log")
+                _plain_ticks(ax.xaxis)
             ax.set_xlabel(f"mutual information at {where}, sum of pairs (bits)")
-            ax.set_ylabel(label)
-    _legend(figure, {line: (COLOURS[i], MARKERS[i]) for i, line in enumerate(results.study.sweeps)}, columns=2)
-    figure.suptitle("Reconstruction against dependence on held-out clips, a line a seed; numbers are the loss' weight")
+            ax.set_ylabel(f"change of {label}")
+    weights = {
+        line: ", ".join(f"{results.study.codecs[codec].loss.weight:g}" for codec in names)
+        for line, names in sweeps.items()
+    }
+    entries = {f"{line}: {weights[line]}": (COLOURS[i], MARKERS[i]) for i, line in enumerate(sweeps)}
+    _legend(figure, entries, columns=2)
+    figure.suptitle(
+        "What reconstruction loses as the loss' weight grows: changes from each line's first weight, held-out clips;\n"
+        "a line a seed, a mark a weight"
+    )
     return figure
 
 
@@ -268,24 +300,15 @@ def criterion(results: Results) -> Figure:
     runs = results.study.runs
     clips = results.dependence(*runs[0])["alignments"]["equal_time"]["clips"]
     paper = [run for run in runs if results.study.codecs[run.codec].quantizer == PAPER] or runs
-    names = list(dict.fromkeys(run.codec for run in paper))
+    looks = {run.codec: _look(results, run.codec) for run in paper}
     for (above, below), (alignment, where) in zip(axes.T, ALIGNMENTS.items(), strict=True):
         mmd = [results.codec(*run)["mmd"][alignment] for run in paper]
         bits = [results.total(*run, alignment, "mutual_information") for run in paper]
         over_training = [results.snapshots(*run, alignment) for run in paper]
         for run, at, found, over in zip(paper, mmd, bits, over_training, strict=True):
-            index = names.index(run.codec)
-            above.errorbar(
-                at, found.value, yerr=_whiskers([found]), fmt=MARKERS[index], color=COLOURS[index], capsize=2
-            )
-            below.plot(
-                over["mmd"],
-                over["mutual_information"],
-                marker=MARKERS[index],
-                color=COLOURS[index],
-                markersize=3,
-                lw=0.7,
-            )
+            colour, marker = looks[run.codec]
+            above.errorbar(at, found.value, yerr=_whiskers([found]), fmt=marker, color=colour, capsize=2)
+            below.plot(over["mmd"], over["mutual_information"], marker=marker, color=colour, markersize=3, lw=0.7)
         steps = pd.concat(over_training)
         for ax, (x, y), what in (
             (above, (mmd, [each.value for each in bits]), f"{len(paper)} codecs, all {clips} test clips"),
@@ -297,7 +320,7 @@ def criterion(results: Results) -> Figure:
             ax.set_ylabel("mutual information,\nsum of pairs (bits)")
             if np.min(x) > 0 and np.max(x) > DECADE * np.min(x):
                 ax.set_xscale("log")
-    _legend(figure, {codec: (COLOURS[i], MARKERS[i]) for i, codec in enumerate(names)}, columns=6)
+    _legend(figure, looks, columns=6)
     figure.suptitle(
         f"The criterion against mutual information, {results.confidence:.0%} intervals over tracks;\n"
         "lines follow a codec's training from the loss' start"
@@ -368,20 +391,23 @@ def scores(results: Results) -> Figure:
 
 def likelihood(results: Results) -> Figure:
     """Held-out bits per frame by codec and pattern, and how many more each pattern needs than the joint model."""
-    patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
-    figure, axes = _figure(1, 2, (9, 3.8))
-    for position, codec in enumerate(codecs):
-        for index, pattern in enumerate(patterns):
-            models = [m for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)]
-            place = position + 0.75 / len(patterns) * (index - (len(patterns) - 1) / 2)
-            gaps = [gap for model in models if (gap := results.gap(model))]
-            for ax, estimates in zip(axes[0], ([results.bits(m) for m in models], gaps), strict=True):
-                _marks(ax, place, estimates, COLOURS[index], MARKERS[index])
-    axes[0, 1].axhline(0, color="black", linewidth=0.8)
-    labels = ("held-out bits per frame,\nlower is better", f"bits per frame above {JOINT}\non the same codec and seed")
-    for ax, label in zip(axes[0], labels, strict=True):
+    patterns = results.study.patterns
+    figure, axes = _figure(1, 2, (WIDEST, 3.8))
+    measures: dict[str, Callable[[Model], Estimate | None]] = {
+        "held-out bits per frame,\nlower is better": results.bits,
+        f"bits per frame above {JOINT}\non the same codec and seed": results.gap,
+    }
+    for ax, (label, measure) in zip(axes[0], measures.items(), strict=True):
+        found = {model: estimate for model in results.study.models if (estimate := measure(model))}
+        codecs = list(dict.fromkeys(model.codec for model in found))
+        for position, codec in enumerate(codecs):
+            for index, pattern in enumerate(patterns):
+                marks = [e for m, e in found.items() if (m.pattern, m.codec) == (pattern, codec)]
+                place = position + 0.75 / len(patterns) * (index - (len(patterns) - 1) / 2)
+                _marks(ax, place, marks, COLOURS[index], MARKERS[index])
         _categories(ax, codecs)
         ax.set_ylabel(label)
+    axes[0, 1].axhline(0, color="black", linewidth=0.8)
     _legend(figure, {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)})
     figure.suptitle(
         "Language models' likelihood, and the gap to the joint model at equal steps; "
@@ -393,8 +419,12 @@ def likelihood(results: Results) -> Figure:
 def learning(results: Results) -> Figure:
     """Validation bits per frame over the language models' training, a panel a codec, a line a seed; static entropy."""
     patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
-    figure, axes = _figure(1, len(codecs), (max(1 + 3 * len(codecs), TITLE), 3.8), sharey="row")
-    for ax, codec in zip(axes[0], codecs, strict=True):
+    columns = min(len(codecs), 3)
+    rows = -(-len(codecs) // columns)
+    figure, axes = _figure(rows, columns, (WIDEST, 1 + 2.8 * rows), sharey="all")
+    for ax in axes.flat[len(codecs) :]:
+        ax.set_axis_off()
+    for ax, codec in zip(axes.flat, codecs, strict=False):
         for model in (model for model in results.study.models if model.codec == codec):
             history, index = results.learning(model), patterns.index(model.pattern)
             ax.plot(history["step"], history["validation_static_bits"], color="#888888", linewidth=0.8, linestyle=":")
@@ -409,7 +439,8 @@ def learning(results: Results) -> Figure:
         ax.set_xscale("log")
         ax.set_xlabel("training step")
         ax.set_title(codec)
-    axes[0, 0].set_ylabel("validation bits per frame,\nlower is better")
+    for ax in axes[:, 0]:
+        ax.set_ylabel("validation bits per frame,\nlower is better")
     entries = {pattern: (COLOURS[i], MARKERS[i]) for i, pattern in enumerate(patterns)}
     _legend(figure, {**entries, "static entropy (dotted)": ("#888888", "")})
     figure.suptitle("Language models' training, a line a seed")
@@ -417,17 +448,19 @@ def learning(results: Results) -> Figure:
 
 
 def price(results: Results) -> Figure:
-    """What factorised models pay, by pattern and codec, with controls, and what made processes pay by their truth."""
+    """What factorised models pay, by pattern and codec, with controls, and what made processes pay by their truth.
+
+    Prices are compared under one pattern alone, so each pattern has an axis of its own.
+    """
     patterns = list(dict.fromkeys(model.pattern for model in results.study.factorised))
-    figure, axes = _figure(1, len(patterns) + 1, (max(1 + 3.2 * (len(patterns) + 1), TITLE), 4))
+    figure, axes = _figure(1, len(patterns) + 1, (WIDEST, 4))
     marks = ("_", "x", "+")
     for ax, pattern in zip(axes[0], patterns, strict=False):
         models = [model for model in results.study.factorised if model.pattern == pattern]
         codecs = list(dict.fromkeys(model.codec for model in models))
         for position, codec in enumerate(codecs):
             ours = [model for model in models if model.codec == codec]
-            colour = COLOURS[list(results.study.codecs).index(codec)]
-            _marks(ax, position, [results.price_of_factorising(model) for model in ours], colour)
+            _marks(ax, position, [results.price_of_factorising(model) for model in ours], *_look(results, codec))
             for found in map(results.conditional, ours):
                 controls = found["controls"]
                 last = (found["by_codebook"][-1], controls["other_clip"], controls["other_frame"])
@@ -437,9 +470,6 @@ def price(results: Results) -> Figure:
         _categories(ax, codecs)
         ax.set_ylabel("price of factorising,\nlower bound (bits a step)")
         ax.set_title(pattern.capitalize())
-    limits = [limit for ax in axes[0, : len(patterns)] for limit in ax.get_ylim()]
-    for ax in axes[0, : len(patterns)]:
-        ax.set_ylim(min(limits), max(limits))
     known = sorted(results.price_calibration, key=lambda process: process["truth"])
     truths = [process["truth"] for process in known]
     paid = [Estimate(**process["measured"], resamples=np.empty(0)) for process in known]
@@ -475,11 +505,12 @@ def speed(results: Results) -> Figure:
                 ]
                 if timings:
                     offset = width * (index - (len(patterns) - 1) / 2)
-                    ax.bar(position + offset, np.mean(timings), 0.9 * width, color=COLOURS[index])
+                    ax.bar(position + offset, np.mean(timings), 0.9 * width, **_bar(index))
                     ax.plot([position + offset] * len(timings), timings, ".", color="black", markersize=4)
         _categories(ax, codecs)
         ax.set_ylabel(label)
-    _legend(figure, {pattern: (COLOURS[i], "s") for i, pattern in enumerate(patterns)})
+    patches = [Patch(label=pattern, **_bar(index)) for index, pattern in enumerate(patterns)]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
     timing = results.timing(results.study.models[0])
     figure.suptitle(f"Generation of {timing['clips']} clips; bars average seeds, dots are seeds")
     return figure
@@ -514,16 +545,19 @@ def training(results: Results) -> Figure:
         "validation_mmd_delayed": "validation MMD, delay shift",
     }
     figure, axes = _figure(2, 2, (8, 5.6))
+    looks = {codec: (COLOURS[i], LINES[i]) for i, codec in enumerate(results.study.codecs)}
     for ax, (column, label) in zip(axes.flat, columns.items(), strict=True):
-        for index, codec in enumerate(results.study.codecs):
+        for codec, (colour, line) in looks.items():
             for seed in results.study.seeds(codec):
                 history = results.history(codec, seed).dropna(subset=[column])
-                ax.plot(history["step"], history[column], color=COLOURS[index], linewidth=1.2, alpha=0.8)
+                ax.plot(history["step"], history[column], linestyle=line, color=colour, linewidth=1.2, alpha=0.8)
         ax.set_xlabel("training step")
         ax.set_ylabel(label)
-    _legend(figure, {codec: (COLOURS[i], "") for i, codec in enumerate(results.study.codecs)})
+    lines = [Line2D([], [], color=colour, linestyle=line, label=codec) for codec, (colour, line) in looks.items()]
+    figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 4))
     figure.suptitle(
-        "Codec training, a line a seed; codecs of an architecture, quantizer and seed are one run until the loss starts"
+        "Codec training, a line a seed;\n"
+        "codecs of an architecture, quantizer and seed are one run until the loss starts"
     )
     return figure
 
@@ -543,6 +577,17 @@ def _figure(
     """A figure and its axes `[rows, columns]`. Axes are shared here, before anything sets their limits."""
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
+
+
+def _look(results: Results, codec: str) -> tuple[str, str]:
+    """Colour and marker of a codec, the same in every figure."""
+    index = list(results.study.codecs).index(codec)
+    return COLOURS[index], MARKERS[index]
+
+
+def _bar(index: int) -> dict[str, Any]:
+    """How a bar looks, in grey too."""
+    return {"facecolor": COLOURS[index], "edgecolor": "white", "hatch": HATCHES[index % len(HATCHES)]}
 
 
 def _matrix(results: Results, codec: str, seed: int, alignment: str) -> np.ndarray:
@@ -577,6 +622,13 @@ def _categories(ax: Axes, names: list[str]) -> None:
             label.set(rotation=30, horizontalalignment="right")
     ax.set_xlim(-0.6, len(names) - 0.4)
     ax.grid(visible=False, axis="x")
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _from_zero(ax: Axes) -> None:
