@@ -3,15 +3,19 @@
 The rules were first written in commit 516ccc9, 2026-11-22, before any number was read. The default study's verdicts
 since are in `results/tables/claims.csv` of these commits:
 
-    commit   date        C1         C2         C3             C4         C5         C6         C7
+    commit   date        C1         C2         C3             C4         C5         C6         C7          C8
     bf5fe9d  2026-11-22  supported  supported  not supported  supported  undecided  undecided  not tested
     1e3fa18  2026-11-22  supported  undecided  undecided      supported  undecided  undecided  not tested
     0892670  2026-11-23  supported  undecided  undecided      supported  undecided  undecided  supported
     640d7ef  2026-11-24  supported  undecided  undecided      supported  undecided  undecided  supported
     b437064  2026-11-25  supported  undecided  not supported  supported  undecided  undecided  supported
     e5ab8c3  2026-11-25  supported  undecided  not supported  supported  undecided  undecided  supported
+    3b60691  2026-11-27  supported  supported  undecided      supported  undecided  undecided  supported   undecided
+    290529c  2026-11-27  supported  supported  undecided      supported  undecided  undecided  supported   undecided
 
-Codecs and language models differ from one to the next, except that the last three have the same codecs.
+Codecs and language models differ from one to the next, except that those of 640d7ef to e5ab8c3 have the same codecs. The
+last two are the commits that were run: tables of the first are in `runs/short`, of the second in `results`. They differ in
+the codecs' steps alone, which were doubled after the first one's test numbers were read.
 """
 
 from typing import NamedTuple

@@ -294,4 +294,7 @@ def test_every_deciding_difference_is_a_line_of_the_verdicts(study: tuple[Path, 
     axes = figures.verdicts(results).axes
     lines = [label.get_text() for ax in axes for label in ax.get_yticklabels()]
     assert lines == [f"{finding.measure}, {finding.of}" for finding in deciding]
-    assert [text.get_text().split()[0] for ax in axes for text in ax.texts] == [f"{f.value:.3g}" for f in deciding]
+    texts = [text.get_text() for ax in axes for text in ax.texts]
+    by_p = [text for text in texts if text.endswith("by its p")]
+    assert by_p == [f"{finding.verdict}, by its p" for finding in deciding if finding.low is None]
+    assert [t.split()[0] for t in texts if t not in by_p] == [f"{finding.value:.3g}" for finding in deciding]
