@@ -23,7 +23,7 @@ import yaml
 from pipeline import files, job, params, provenance
 from pipeline import study as place
 from pipeline.report import claims
-from pipeline.report.tables import shown
+from pipeline.report.tables import BESIDE, shown
 from pipeline.study import Study
 
 HERE = Path(__file__).parent
@@ -145,7 +145,10 @@ def page(root: Path, config: dict[str, Any]) -> str:
                 "figures": [name for name in BEHIND.get(claim["claim"], ((), ()))[0] if name in study.figures],
                 "tables": [name for name in BEHIND.get(claim["claim"], ((), ()))[1] if name in study.tables],
                 "short": claim["verdict"].split(":")[0],
-                "findings": [finding for finding in findings if finding["claim"] == claim["claim"]],
+                "findings": sorted(  # what decides first
+                    (finding for finding in findings if finding["claim"] == claim["claim"]),
+                    key=lambda finding: finding["verdict"] == BESIDE,
+                ),
             }
             for claim in listed
         ],

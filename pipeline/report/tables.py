@@ -21,6 +21,7 @@ from pipeline.statistics import POWER, Estimate
 from pipeline.study import FLOOR, JOINT, OUTSIDE, Model, Run, Study
 
 FORMATS = ("csv", "md", "tex")
+BESIDE = "decides nothing"  # of a finding, in place of a verdict
 ERRORS = {"bias": "bias", "spread": "spread", "mean absolute error": "error"}  # as shown -> as stored
 
 Row = dict[str, Any]  # column -> str, int, float, Estimate or Best
@@ -418,7 +419,7 @@ def finding_rows(assessed: dict[str, Claim]) -> list[Row]:
             "value": finding.value,
             "low": "" if finding.low is None else finding.low,
             "high": "" if finding.high is None else finding.high,
-            "verdict": finding.verdict or "decides nothing",
+            "verdict": finding.verdict or BESIDE,
         }
         for name, claim in assessed.items()
         for finding in claim.findings

@@ -55,6 +55,14 @@ def test_every_claim_is_told_with_its_verdict_its_rule_and_what_was_found(study:
                 assert tables.shown(finding.value, (finding.low, finding.high)) in text
 
 
+def test_what_decides_a_claim_stands_before_what_is_reported_beside(study: tuple[Path, dict[str, Any]]) -> None:
+    tables_of_findings = (study[0] / place.PAGE).read_text().split("What was found")[1:]
+    assert tables_of_findings
+    for text in tables_of_findings:
+        decides = [bool(row) for row in re.findall(r'<tr( class="decides")?><td>', text.split("</table>")[0])]
+        assert decides == sorted(decides, reverse=True)
+
+
 def test_the_page_holds_all_it_shows_but_the_sounds(study: tuple[Path, dict[str, Any]]) -> None:
     root, whole = study
     parsed = Parsed((root / place.PAGE).read_text())
