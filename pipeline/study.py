@@ -247,8 +247,8 @@ class Study:
 
     @property
     def growing(self) -> list[Model]:
-        """The first language model, whose music is also scored after parts of its training."""
-        return self.models[:1]
+        """The first language model, factorised where one is, whose music is also scored after parts of its training."""
+        return (self.factorised or self.models)[:1]
 
     @property
     def modelled_codecs(self) -> dict[str, list[int]]:

@@ -273,3 +273,10 @@ def test_codecs_stand_kind_by_kind_and_in_each_the_one_without_the_loss_first(de
         "grouped",
         "grouped-mmd",
     ]
+
+
+def test_the_model_that_is_scored_as_it_grows_is_factorised_where_one_is() -> None:
+    codecs = {"plain": ("residual", [0], {})}
+    entry = {"codecs": {"plain": [0]}, "seeds": [0]}
+    assert _study(codecs, {"coarse-first": entry, "delay": entry}).growing == [Model("delay", "plain", 0, 0)]
+    assert _study(codecs, {"flatten": entry, "coarse-first": entry}).growing == [Model("coarse-first", "plain", 0, 0)]
