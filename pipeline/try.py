@@ -92,7 +92,8 @@ def main() -> None:
         needed = max(PROMPT, codec.configuration["codebook_size"] / codec.frame_rate)
         if len(waveform) < codec.sample_rate * needed:
             raise ValueError(
-                f"{len(waveform) / codec.sample_rate:.1f} s of {args.recording}, and {needed:.1f} s are needed: give a longer recording"
+                f"{len(waveform) / codec.sample_rate:.1f} s of {args.recording}, and {needed:.1f} s are needed: "
+                "give a longer recording"
             )
         if not rows:
             audio.write_wav(args.out / "recording.wav", waveform, codec.sample_rate)

@@ -13,9 +13,9 @@ since are in `results/tables/claims.csv` of these commits:
     3b60691  2026-11-27  supported  supported  undecided      supported  undecided  undecided  supported   undecided
     290529c  2026-11-27  supported  supported  undecided      supported  undecided  undecided  supported   undecided
 
-Codecs and language models differ from one to the next, except that those of 640d7ef to e5ab8c3 have the same codecs. The
-last two are the commits that were run: tables of the first are in `runs/short`, of the second in `results`. They differ in
-the codecs' steps alone, which were doubled after the first one's test numbers were read.
+Codecs and language models differ from one to the next, except that those of 640d7ef to e5ab8c3 have the same codecs.
+The last two are the commits that were run: tables of the first are in `runs/short`, of the second in `results`. They
+differ in the codecs' steps alone, which were doubled after the first one's test numbers were read.
 """
 
 from typing import NamedTuple
