@@ -99,7 +99,10 @@ def _from_margin(ax: Axes, place: int, finding: Finding) -> None:
             ax.errorbar(
                 [value],
                 [place],
-                xerr=[[value - low], [high - value]],
+                xerr=[
+                    [max(value - low, 0)],
+                    [max(high - value, 0)],
+                ],  # rounding may put a value outside of its interval
                 fmt=marker,
                 color=colour,
                 capsize=2,

@@ -298,3 +298,10 @@ def test_every_deciding_difference_is_a_line_of_the_verdicts(study: tuple[Path, 
     by_p = [text for text in texts if text.endswith("by its p")]
     assert by_p == [f"{finding.verdict}, by its p" for finding in deciding if finding.low is None]
     assert [t.split()[0] for t in texts if t not in by_p] == [f"{finding.value:.3g}" for finding in deciding]
+
+
+@pytest.mark.parametrize("value", [0.9, 1.5, 2.1])
+def test_a_value_outside_of_its_interval_is_drawn(value: float) -> None:
+    ax = Figure().subplots()
+    figures._from_margin(ax, 0, claims.Finding("ratio", "a", "0", value, 1.0, 2.0, claims.SUPPORTED))
+    assert [text.get_text() for text in ax.texts] == [f"{value:.3g} [1, 2]"]
