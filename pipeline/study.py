@@ -185,14 +185,13 @@ class Study:
         Jobs are given the configuration with sorted keys, so that no order may come from where a key stands.
         """
         codecs = self.settings.codecs
-        kinds = [Kind(codec.architecture, codec.quantizer) for codec in codecs.values() for _ in codec.seeds]
+        kinds = [self.kind(name) for name, codec in codecs.items() for _ in codec.seeds]
 
         def place(name: str) -> tuple[Any, ...]:
-            codec, loss = codecs[name], codecs[name].loss
-            kind = Kind(codec.architecture, codec.quantizer)
+            loss = codecs[name].loss
             return (
-                -kinds.count(kind),
-                kind,
+                -kinds.count(self.kind(name)),
+                self.kind(name),
                 loss.weight > 0,
                 loss.stream != "quantized",
                 loss.stream,
@@ -343,7 +342,8 @@ class Study:
 
     def kind(self, codec: str) -> Kind:
         """What a codec is, its loss aside."""
-        return Kind(self.codecs[codec].architecture, self.codecs[codec].quantizer)
+        settings = self.settings.codecs[codec]
+        return Kind(settings.architecture, settings.quantizer)
 
     def baseline(self, kind: Kind) -> list[str]:
         """The first codec of a kind that is trained without the loss; an empty list if there is none."""

@@ -3,6 +3,7 @@
 Whiskers and bands are intervals over tracks; each mark is one seed.
 """
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,18 +97,8 @@ def _from_margin(ax: Axes, place: int, finding: Finding) -> None:
         low, value, high = ((end - margin) / unit for end in (finding.low, finding.value, finding.high))
         beyond = np.clip(value, -BEYOND + 0.3, BEYOND - 0.3)
         if beyond == value:
-            ax.errorbar(
-                [value],
-                [place],
-                xerr=[
-                    [max(value - low, 0)],
-                    [max(high - value, 0)],
-                ],  # rounding may put a value outside of its interval
-                fmt=marker,
-                color=colour,
-                capsize=2,
-                markersize=4,
-            )
+            ends = _whiskers([Estimate(value, low, high, np.empty(0))])
+            ax.errorbar([value], [place], xerr=ends, fmt=marker, color=colour, capsize=2, markersize=4)
         else:
             ax.plot([beyond], [place], "<" if value < 0 else ">", color=colour, markersize=5)
     ax.text(1.01, place, numbers, transform=ax.get_yaxis_transform(), va="center", fontsize=7)
@@ -140,8 +131,7 @@ def dependence(results: Results) -> Figure:
 def dependence_matrices(results: Results) -> Figure:
     """Pairwise mutual information, mean over seeds, one matrix a codec and alignment."""
     codecs = list(results.study.codecs)
-    columns = min(len(codecs), 4)
-    rows = -(-len(codecs) // columns)  # of panels, for each alignment
+    rows, columns = _wrapped(len(codecs), 4)
     figure, axes = _figure(len(ALIGNMENTS) * rows, columns, (max(2.1 * columns + 0.6, TITLE), 0.6 + 4.4 * rows))
     matrices = {
         (alignment, codec): np.mean(
@@ -152,9 +142,7 @@ def dependence_matrices(results: Results) -> Figure:
     }
     highest = max(np.nanmax(matrix) for matrix in matrices.values())
     for panels, (alignment, where) in zip(np.split(axes, len(ALIGNMENTS)), ALIGNMENTS.items(), strict=True):
-        for ax in panels.flat[len(codecs) :]:
-            ax.set_axis_off()
-        for ax, codec in zip(panels.flat, codecs, strict=False):
+        for ax, codec in zip(_used(panels, len(codecs)), codecs, strict=True):
             matrix = matrices[alignment, codec]
             image = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=highest)
             for a, b in np.argwhere(np.isfinite(matrix)):
@@ -422,12 +410,9 @@ def likelihood(results: Results) -> Figure:
 def learning(results: Results) -> Figure:
     """Validation bits per frame over the language models' training, a panel a codec, a line a seed; static entropy."""
     patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
-    columns = min(len(codecs), 3)
-    rows = -(-len(codecs) // columns)
+    rows, columns = _wrapped(len(codecs), 3)
     figure, axes = _figure(rows, columns, (WIDEST, 1 + 2.8 * rows), sharey="all")
-    for ax in axes.flat[len(codecs) :]:
-        ax.set_axis_off()
-    for ax, codec in zip(axes.flat, codecs, strict=False):
+    for ax, codec in zip(_used(axes, len(codecs)), codecs, strict=True):
         for model in (model for model in results.study.models if model.codec == codec):
             history, index = results.learning(model), patterns.index(model.pattern)
             ax.plot(history["step"], history["validation_static_bits"], color="#888888", linewidth=0.8, linestyle=":")
@@ -582,6 +567,19 @@ def _figure(
     return figure, figure.subplots(rows, columns, sharex=sharex, sharey=sharey, squeeze=False)
 
 
+def _wrapped(panels: int, most: int) -> tuple[int, int]:
+    """Rows and columns of so many panels, at most so many side by side."""
+    columns = min(panels, most)
+    return math.ceil(panels / columns), columns
+
+
+def _used(axes: np.ndarray, panels: int) -> list[Axes]:
+    """The first of the axes `[rows, columns]`, row by row; the rest is hidden."""
+    for ax in axes.flat[panels:]:
+        ax.set_axis_off()
+    return list(axes.flat[:panels])
+
+
 def _look(results: Results, codec: str) -> tuple[str, str]:
     """Colour and marker of a codec, the same in every figure."""
     index = list(results.study.codecs).index(codec)
@@ -615,6 +613,7 @@ def _marks(ax: Axes, position: float, estimates: Sequence[Estimate | None], colo
 
 
 def _whiskers(estimates: list[Estimate]) -> np.ndarray:
+    """Lengths of whiskers below and above, `[2, n]`; rounding may put a value outside of its interval."""
     return np.transpose([(e.value - e.low, e.high - e.value) for e in estimates]).clip(0)
 
 

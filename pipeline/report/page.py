@@ -67,7 +67,8 @@ def table(path: Path) -> dict[str, Any]:
         for index, name in enumerate(names):
             interval = [number(row[f"{name} {end}"]) for end in ("low", "high")] if f"{name} low" in ends else []
             record[f"c{index}"], record[f"t{index}"] = number(row[name]), text(row[name], interval)
-            record[f"b{index}"] = bool(row.get(f"{name} best", ""))
+            if f"{name} best" in cells:
+                record[f"b{index}"] = bool(row[f"{name} best"])
         rows.append(record)
     return {"columns": names, "rows": rows}
 

@@ -192,15 +192,17 @@ def systems(results: Results) -> list[Row]:
     rows: list[Row] = []
     for made_by, codecs in _by_codec(results.study).items():
         scored = {
-            score: {codec: _by_seed(results, measure, systems) for codec, systems in codecs.items()}
+            score: {codec: _by_seed(results, measure, made) for codec, made in codecs.items()}
             for score, measure in {**results.lower_is_better, "agreement with captions": results.text}.items()
         }
-        for codec, systems in codecs.items():
-            row: Row = {"made by": made_by, "codec": codec, "seeds": len(systems)}
+        for codec, made in codecs.items():
+            row: Row = {"made by": made_by, "codec": codec, "seeds": len(made)}
             for score, values in scored.items():
-                mean = _over_seeds(results, list(values[codec].values()))
-                best = mean and results.valid(score) and _clearly_lowest(results, values, codec)
-                row[score] = Best(mean) if mean and best else mean or "n/a"
+                row[score] = "n/a"
+                if by_seed := list(values[codec].values()):
+                    mean = statistics.over_seeds(by_seed, results.confidence).estimate
+                    best = results.valid(score) and _clearly_lowest(results, values, codec)
+                    row[score] = Best(mean) if best else mean
             rows.append(row)
     return rows
 
@@ -561,15 +563,11 @@ def _by_codec(study: Study) -> dict[str, dict[str, dict[int, list[str]]]]:
 
 
 def _by_seed(
-    results: Results, measure: Callable[[str], Estimate | None], systems: dict[int, list[str]]
+    results: Results, measure: Callable[[str], Estimate | None], made: dict[int, list[str]]
 ) -> dict[int, Estimate]:
     """A score by seed of the codec, the mean over its models; without seeds for which it is not defined."""
-    found = {seed: [measure(system) for system in of_seed] for seed, of_seed in systems.items()}
+    found = {seed: [measure(system) for system in systems] for seed, systems in made.items()}
     return {seed: results.mean([e for e in each if e]) for seed, each in found.items() if all(each)}
-
-
-def _over_seeds(results: Results, estimates: list[Estimate]) -> Estimate | None:
-    return statistics.over_seeds(estimates, results.confidence).estimate if estimates else None
 
 
 def _clearly_lowest(results: Results, values: dict[str, dict[int, Estimate]], codec: str) -> bool:
@@ -579,8 +577,8 @@ def _clearly_lowest(results: Results, values: dict[str, dict[int, Estimate]], co
         shared = values[codec].keys() & theirs.keys()
         if len(shared) >= MUSIC_SEEDS:
             steps = [results.difference(values[codec][seed], theirs[seed]) for seed in sorted(shared)]
-            compared.append(_over_seeds(results, steps))
-    return bool(compared) and all(step.high < 0 for step in compared if step)
+            compared.append(statistics.over_seeds(steps, results.confidence).estimate)
+    return bool(compared) and all(step.high < 0 for step in compared)
 
 
 def _score(
