@@ -89,7 +89,9 @@ def _from_margin(ax: Axes, place: int, finding: Finding) -> None:
     colour, marker = DECIDED[finding.verdict]
     numbers = f"{finding.value:.3g}"
     if finding.low is None or finding.high is None:
-        ax.text(0, place, f"{finding.verdict}, by its p", color=colour, ha="center", va="center", fontsize=7)
+        over_line = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        text = f"{finding.verdict}, by its p"
+        ax.text(0, place, text, color=colour, ha="center", va="center", fontsize=7, bbox=over_line)
     else:
         numbers += f" [{finding.low:.3g}, {finding.high:.3g}]"
         unit = (finding.high - finding.low) / 2 or 1.0  # an interval without length lies where it lies
@@ -311,6 +313,7 @@ def criterion(results: Results) -> Figure:
             ax.set_ylabel("mutual information,\nsum of pairs (bits)")
             if np.min(x) > 0 and np.max(x) > DECADE * np.min(x):
                 ax.set_xscale("log")
+                _plain_ticks(ax.xaxis)
     _legend(figure, looks, columns=6)
     figure.suptitle(
         f"The criterion against mutual information, {results.confidence:.0%} intervals over tracks;\n"
@@ -371,7 +374,7 @@ def scores(results: Results) -> Figure:
         "codec's reconstruction": ("#555555", "_"),
         "real music of other tracks (dotted: chance)": ("#555555", ""),
     }
-    _legend(figure, entries, columns=6)
+    _legend(figure, entries, columns=4)
     sizes = results.score(REFERENCE)
     figure.suptitle(
         f"Music scores, {sizes['clips']} clips a system, {sizes['tracks']} tracks; a mark a seed, in their order;\n"

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -15,10 +16,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from pipeline import files, statistics
+from pipeline import files, params, statistics
 from pipeline.report import claims, figures, page, tables
 from pipeline.report.results import Results
 from pipeline.statistics import Estimate
@@ -305,3 +308,60 @@ def test_a_value_outside_of_its_interval_is_drawn(value: float) -> None:
     ax = Figure().subplots()
     figures._from_margin(ax, 0, claims.Finding("ratio", "a", "0", value, 1.0, 2.0, claims.SUPPORTED))
     assert [text.get_text() for text in ax.texts] == [f"{value:.3g} [1, 2]"]
+
+
+@pytest.fixture(scope="module")
+def every_pattern(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """Of a study with every codebook pattern, whose legends are the longest."""
+    root, whole = tmp_path_factory.mktemp("patterns"), synthetic.parameters(seeds=(0,))
+    models = whole["study"]["language_models"]
+    whole["study"]["language_models"] = {name: models["delay"] for name in params.choices("PATTERNS")} | models
+    synthetic.write(root, whole)
+    return Results(root, json.dumps(whole))
+
+
+@pytest.mark.parametrize("draw", figures.FIGURES.values(), ids=figures.FIGURES)
+def test_titles_and_legends_lie_within_the_figure(every_pattern: Results, draw: Callable[[Results], Figure]) -> None:
+    with mpl.rc_context(figures.STYLE):
+        figure = draw(every_pattern)
+        FigureCanvasAgg(figure)
+        figure.draw_without_rendering()
+        titles = [figure._suptitle, *(title for ax in figure.axes for title in (ax.title, ax._left_title))]
+        legends = [text for legend in figure.legends for text in legend.get_texts()]
+        for text in filter(lambda text: text and text.get_text(), [*titles, *legends]):
+            extent = text.get_window_extent()
+            assert extent.x0 >= 0, text
+            assert extent.x1 <= figure.bbox.x1, text
+
+
+@pytest.mark.parametrize("draw", figures.FIGURES.values(), ids=figures.FIGURES)
+def test_labels_of_ticks_do_not_overlap(every_pattern: Results, draw: Callable[[Results], Figure]) -> None:
+    with mpl.rc_context(figures.STYLE):
+        figure = draw(every_pattern)
+        FigureCanvasAgg(figure)
+        figure.draw_without_rendering()
+        for ax in figure.axes:
+            labels = [*ax.get_xticklabels(), *ax.get_xticklabels(minor=True)]
+            level = [label for label in labels if label.get_text() and label.get_rotation() == 0]
+            extents = sorted((label.get_window_extent() for label in level), key=lambda extent: extent.x0)
+            assert all(left.x1 <= right.x0 for left, right in pairwise(extents)), [each.get_text() for each in level]
+
+
+def test_a_logarithmic_axis_has_few_and_plain_labels() -> None:
+    ax = Figure().subplots()
+    ax.set_xscale("log")
+    ax.set_xlim(1.5e-4, 1.2e-2)
+    figures._plain_ticks(ax.xaxis)
+    ax.figure.draw_without_rendering()
+    within = [label for label in ax.get_xticklabels() if 1.5e-4 <= label.get_position()[0] <= 1.2e-2]
+    assert [label.get_text() for label in within] == ["0.0002", "0.0005", "0.001", "0.002", "0.005", "0.01"]
+    assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
+
+
+def test_the_criterion_has_such_an_axis_where_its_values_spread(
+    every_pattern: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figures, "DECADE", 1.0)  # values of the made study lie close together
+    axes = figures.criterion(every_pattern).axes
+    assert [ax.get_xscale() for ax in axes] == ["log"] * 4
+    assert all(isinstance(ax.xaxis.get_minor_formatter(), NullFormatter) for ax in axes)
