@@ -19,6 +19,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 import yaml
+from markupsafe import Markup, escape
 
 from pipeline import files, job, params, provenance
 from pipeline import study as place
@@ -44,10 +45,11 @@ BEHIND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
-def captions(config: dict[str, Any], names: list[str]) -> dict[str, str]:
-    """What each table and figure shows, as Snakemake's report says it too."""
+def captions(config: dict[str, Any], names: list[str]) -> dict[str, Markup]:
+    """What each table and figure shows, as Snakemake's report says it too, its ``literals`` as HTML's."""
     about = SimpleNamespace(config=config)
-    return {name: jinja2.Template((CAPTIONS / f"{name}.rst").read_text()).render(snakemake=about) for name in names}
+    texts = {name: jinja2.Template((CAPTIONS / f"{name}.rst").read_text()).render(snakemake=about) for name in names}
+    return {name: Markup(re.sub("``(.+?)``", r"<code>\1</code>", str(escape(text)))) for name, text in texts.items()}
 
 
 def table(path: Path) -> dict[str, Any]:

@@ -63,6 +63,12 @@ def test_what_decides_a_claim_stands_before_what_is_reported_beside(study: tuple
         assert decides == sorted(decides, reverse=True)
 
 
+def test_literals_of_captions_are_code(study: tuple[Path, dict[str, Any]]) -> None:
+    text = (study[0] / place.PAGE).read_text()
+    assert "the table and figure <code>price</code>" in " ".join(text.split())
+    assert "``" not in "".join(page.captions(study[1], ["likelihood", "systems", "reconstruction"]).values())
+
+
 def test_the_page_holds_all_it_shows_but_the_sounds(study: tuple[Path, dict[str, Any]]) -> None:
     root, whole = study
     parsed = Parsed((root / place.PAGE).read_text())
