@@ -71,7 +71,8 @@ def read(source: Path | str | BinaryIO, name: str | None = None, *, finite: bool
     if not isinstance(source, str | Path):
         return _read(source, name, finite)
     if not Path(source).is_file():
-        raise ValueError(f"{name} does not exist: check the path")
+        what = "is no file" if Path(source).exists() else "does not exist"
+        raise ValueError(f"{name} {what}: give the path of an audio file")
     with Path(source).open("rb") as stream:
         return _read(stream, name, finite)
 
@@ -86,7 +87,7 @@ def _read(stream: BinaryIO, name: str, finite: bool) -> Audio:
             slack = VORBIS_BLOCK if file.format == "OGG" else 0
     except soundfile.LibsndfileError as error:
         raise ValueError(
-            f"{name} cannot be decoded ({error.error_string}): it is no audio file, or truncated"
+            f"{name} cannot be decoded ({error.error_string}): it is not an audio file, or truncated"
         ) from None
     waveform = np.concatenate([np.zeros(0, np.float32), *blocks])
     if len(waveform) + slack < stated < UNKNOWN_FRAMES or _lacks_data(log):

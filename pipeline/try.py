@@ -9,6 +9,7 @@ It uses the models in `models/`, which `pipeline.exchange.release` wrote, and wr
 
 import argparse
 import html
+import math
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,10 @@ SHUFFLES = 5
 MOVED = 2.0  # s between the frames that the control pairs
 PROMPT = 3.0  # s at the end of the recording that a continuation follows
 TOP_K, TEMPERATURE, SEED = 64, 1.0, 0
+ONE = "One recording may differ from the study's mean, which results/index.html has."
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: auto; padding: 1rem; color-scheme: light dark; }
+div { overflow-x: auto; }
 table { border-collapse: collapse; } td, th { text-align: left; padding: .3rem .8rem .3rem 0; } audio { width: 16rem; }
 """
 
@@ -81,7 +84,12 @@ def main() -> None:
     names = sorted(path.parent.parent.name for path in args.models.glob("*/codec/model.json"))
     if not names:
         raise ValueError(f"{args.models} has no models: clone the whole repository, or name their folder by --models")
+    for name in ("seconds", "continuation"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise ValueError(f"--{name} is {getattr(args, name):g}: give a number of seconds above 0")
     heard = audio.read(args.recording)
+    if not heard.waveform.any():
+        raise ValueError(f"{args.recording} is silent: give a recording with something to hear")
     rows: list[tuple[str, float, float]] = []
     for name in names:
         codec = codecs.load(args.models / name / "codec")
@@ -104,10 +112,11 @@ def main() -> None:
         longer = codec.decode(go_on(model, last, round(args.continuation * codec.frame_rate)))
         audio.write_wav(args.out / f"{name}-continued.wav", longer[0].numpy(), codec.sample_rate)
         now, apart = shared(codes[0].numpy(), codec.configuration["codebook_size"], codec.frame_rate)
-        print(f"{name}: codebooks share {now:.2f} bits a frame, {apart:.2f} of them {MOVED:g} s apart")
+        print(f"{name}: codebooks share {now:.2f} bits a frame, of which {apart:.2f} remain {MOVED:g} s apart")
         rows.append((name, now, apart))
     with files.atomic(args.out / "index.html") as temporary:
         temporary.write_text(page(args.recording.name, rows))
+    print(f"The loss is meant to remove what does not remain. {ONE}")
     print(f"listen: {args.out / 'index.html'}")
 
 
@@ -120,20 +129,20 @@ def page(title: str, rows: list[tuple[str, float, float]]) -> str:
     heads = (
         "codec",
         "through the codec",
-        f"its last {PROMPT:g} s and on",
+        f"continued after its last {PROMPT:g} s",
         "shared (bits a frame)",
-        f"{MOVED:g} s apart",
+        f"of which remain {MOVED:g} s apart",
     )
     body = "".join(
         f"<tr><td>{html.escape(name)}</td>{player(f'{name}.wav')}{player(f'{name}-continued.wav')}"
         f"<td>{now:.2f}</td><td>{apart:.2f}</td></tr>"
         for name, now, apart in rows
     )
-    table = f"<table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{body}</table>"
+    table = f"<div><table><tr>{''.join(f'<th>{head}</th>' for head in heads)}</tr>{body}</table></div>"
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
     says = (
         "What codebooks share at the same time, and what they share seconds apart, which is only that it is one piece "
-        "of music. The difference is what the loss is meant to remove."
+        f"of music. The difference is what the loss is meant to remove. {ONE}"
     )
     name = html.escape(title)
     return (

@@ -24,6 +24,7 @@ from pipeline.job import PROGRESS
 LOGS = ".snakemake/log"
 DATE = "%a %b %d %H:%M:%S %Y"
 LIVE, LOGGED = 2.0, 60.0  # seconds between reports to a terminal, and to a file
+NONE = "no study has run in"
 SILENT = 120.0  # seconds without a sign of life, after which a study counts as stopped
 
 
@@ -111,7 +112,7 @@ def report(study: Path, now: float) -> str:
     paths = sorted((study / LOGS).glob("*.snakemake.log"))
     jobs = running_jobs(study)
     if not paths:
-        return "\n".join([f"no study has run in {study.resolve()}", *jobs])
+        return "\n".join([f"{NONE} {study.resolve()}: start one there, the default one by `make study`", *jobs])
     logs = [read(path) for path in paths]
     log = logs[-1]
     known: dict[str, list[float]] = {}
@@ -152,7 +153,7 @@ def clock(seconds: float) -> str:
 
 
 def main() -> None:
-    """Reports until the study is done, or it is stopped."""
+    """Reports until the study is done, or it is stopped; once where there is none."""
     parser = argparse.ArgumentParser(description="Show a whole study as it runs.")
     parser.add_argument("--study", type=Path, default=Path(), help="the study's folder (default: this one)")
     parser.add_argument("--once", action="store_true", help="report once and stop")
@@ -163,7 +164,7 @@ def main() -> None:
             text = report(args.study, time.time())
             stamp = "\033[2J\033[H" if terminal and not args.once else "" if args.once else f"{time.strftime('%X')}  "
             print(stamp + text, flush=True)
-            if args.once or re.match(r"(\d+) of \1 jobs done", text):
+            if args.once or text.startswith(NONE) or re.match(r"(\d+) of \1 jobs done", text):
                 return
             time.sleep(LIVE if terminal else LOGGED)
 

@@ -104,7 +104,7 @@ def test_a_recording_is_encoded_measured_and_continued(
     frames = min(round(trial.PROMPT * codec.frame_rate), FRAMES // 2) + round(0.5 * codec.frame_rate)
     assert len(continued) == frames * codec.hop_length
     now, apart = trial.shared(codes[0].numpy(), small.C, codec.frame_rate)
-    assert f"mmd: codebooks share {now:.2f} bits a frame, {apart:.2f} of them 2 s apart" in said
+    assert f"mmd: codebooks share {now:.2f} bits a frame, of which {apart:.2f} remain 2 s apart" in said
     assert f"<td>{now:.2f}</td><td>{apart:.2f}</td>" in shown
     sounds = set(re.findall(r'src="([^"]+)"', shown))
     assert sounds == {path.name for path in out.glob("*.wav")}
@@ -127,6 +127,13 @@ def test_faults_are_named(models: Path, recording: Path, tmp_path: Path, monkeyp
         try_out(monkeypatch, recording, "--models", tmp_path)
     with pytest.raises(ValueError, match=r"1\.0 s of .*song\.wav, and 3\.0 s are needed"):
         try_out(monkeypatch, recording, "--models", models, "--seconds", 1, "--out", tmp_path / "a")
+    with pytest.raises(ValueError, match="--seconds is -5: give a number of seconds above 0"):
+        try_out(monkeypatch, recording, "--models", models, "--seconds", -5)
+    with pytest.raises(ValueError, match="is no file: give the path of an audio file"):
+        try_out(monkeypatch, tmp_path, "--models", models)
+    audio.write_wav(tmp_path / "silent.wav", np.zeros(8 * small.RATE, np.float32), small.RATE)
+    with pytest.raises(ValueError, match=r"silent\.wav is silent: give a recording with something to hear"):
+        try_out(monkeypatch, tmp_path / "silent.wav", "--models", models)
     (tmp_path / "song.txt").write_text("not music")
     with pytest.raises(ValueError, match=r"song\.txt"):
         try_out(monkeypatch, tmp_path / "song.txt", "--models", models, "--out", tmp_path / "a")

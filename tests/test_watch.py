@@ -112,4 +112,7 @@ def test_a_failed_or_stopped_study_says_so(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_study_is_named(tmp_path: Path) -> None:
-    assert watch.report(tmp_path, BEGIN) == f"no study has run in {tmp_path}"
+    assert (
+        watch.report(tmp_path, BEGIN)
+        == f"no study has run in {tmp_path}: start one there, the default one by `make study`"
+    )

@@ -1,7 +1,7 @@
 """Two studies side by side: parameters that differ, verdicts, and the numbers of `dvc metrics`.
 
-python -m pipeline.report.compare runs/sweep runs/seanet
-python -m pipeline.report.compare . runs/seanet --out comparison.html
+python -m pipeline.report.compare . runs/short
+python -m pipeline.report.compare runs/seanet runs/seanet-plain --out comparison.html
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pipeline import files, job
 from pipeline import study as place
 from pipeline.report.page import differences
 
+MORE = "second minus first"
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: auto; padding: 1rem; color-scheme: light dark; }
 div { overflow-x: auto; }
@@ -48,6 +49,8 @@ def _names(ours: Path, theirs: Path) -> list[str]:
 
 def _table(root: Path, name: str) -> Path:
     path = root / place.TABLES / name
+    if not root.is_dir():
+        raise ValueError(f"{root} is no folder: give that of a study, such as runs/short, or . for the default one")
     if not path.is_file():
         raise ValueError(f"{path} is missing: run that study, or at least its target `report`, first")
     return path
@@ -74,9 +77,9 @@ def _side_by_side(what: str, names: list[str], ours: dict[str, Any], theirs: dic
         both = [ours.get(name, ""), theirs.get(name, "")]
         numbers = [value for value in both if isinstance(value, float)]
         row = {what: name, **dict(zip(names, map(_shown, both), strict=True))}
-        rows.append(row | {"difference": f"{numbers[1] - numbers[0]:+.3f}" if len(numbers) == 2 else ""})
-    frame = pd.DataFrame(rows, columns=[what, *names, "difference"])
-    return frame if frame["difference"].any() else frame.drop(columns="difference")
+        rows.append(row | {MORE: f"{numbers[1] - numbers[0]:+.3f}" if len(numbers) == 2 else ""})
+    frame = pd.DataFrame(rows, columns=[what, *names, MORE])
+    return frame if frame[MORE].any() else frame.drop(columns=MORE)
 
 
 def _shown(value: Any) -> str:

@@ -18,7 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 from matplotlib.typing import LineStyleType
 
 from pipeline import files, job, statistics
@@ -265,6 +265,7 @@ def reconstruction_dependence(results: Results) -> Figure:
                     changes = [value - y[0] for value in y]
                     ax.plot(x, changes, color=COLOURS[index], marker=MARKERS[index], markersize=4, linewidth=0.9)
             ax.axhline(0, color="black", linewidth=0.8)
+            _bend(ax, [each for line in ax.lines for each in line.get_ydata()])
             low, high = ax.dataLim.intervalx
             if low > 0 and high > DECADE / 2 * low:
                 ax.set_xscale("log")
@@ -630,10 +631,22 @@ def _categories(ax: Axes, names: list[str]) -> None:
 
 
 def _plain_ticks(axis: Axis) -> None:
-    """Ticks of a logarithmic axis at 1, 2 and 5 of each decade, as plain numbers."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Ticks of a logarithmic axis as plain numbers, at 1, 2 and 5 of each decade; of many decades at 1 and 3."""
+    low, high = axis.get_data_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 3) if high > DECADE**2 * low else (1, 2, 5)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _bend(ax: Axes, changes: Sequence[float]) -> None:
+    """Makes the y axis logarithmic far from 0 where one change, of a codec that broke, dwarfs the others."""
+    sizes = np.sort(np.abs(changes))[::-1]
+    usual = sizes[len(sizes) // 10 + 1 :].max(initial=0)
+    if usual > 0 and sizes[0] > DECADE * usual:
+        ax.set_yscale("symlog", linthresh=usual)
+        decades = 10.0 ** np.arange(np.ceil(np.log10(usual / 2)), np.log10(sizes[0]))
+        ax.yaxis.set_major_locator(FixedLocator([*-decades, 0, *decades]))
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _from_zero(ax: Axes) -> None:

@@ -49,7 +49,12 @@ def captions(config: dict[str, Any], names: list[str]) -> dict[str, Markup]:
     """What each table and figure shows, as Snakemake's report says it too, its ``literals`` as HTML's."""
     about = SimpleNamespace(config=config)
     texts = {name: jinja2.Template((CAPTIONS / f"{name}.rst").read_text()).render(snakemake=about) for name in names}
-    return {name: Markup(re.sub("``(.+?)``", r"<code>\1</code>", str(escape(text)))) for name, text in texts.items()}
+    return {name: literals(text) for name, text in texts.items()}
+
+
+def literals(text: str) -> Markup:
+    """A text with its literals, between one or two backquotes, as HTML's."""
+    return Markup(re.sub("(``?)(.+?)\\1", r"<code>\2</code>", str(escape(text))))
 
 
 def table(path: Path) -> dict[str, Any]:
@@ -144,7 +149,7 @@ def page(root: Path, config: dict[str, Any]) -> str:
         claims=[
             claim
             | {
-                "rule": rule(claim["claim"]),
+                "rule": literals(rule(claim["claim"])),
                 "figures": [name for name in BEHIND.get(claim["claim"], ((), ()))[0] if name in study.figures],
                 "tables": [name for name in BEHIND.get(claim["claim"], ((), ()))[1] if name in study.tables],
                 "short": claim["verdict"].split(":")[0],
@@ -155,7 +160,7 @@ def page(root: Path, config: dict[str, Any]) -> str:
             }
             for claim in listed
         ],
-        rules=inspect.getdoc(claims),
+        rules=literals(inspect.getdoc(claims) or ""),
         captions=captions(config, [*study.tables, *study.figures]),
         figures={name: picture(root / place.FIGURES / f"{name}.svg") for name in study.figures},
         tables={name: table(tables / f"{name}.csv") for name in study.tables},

@@ -94,7 +94,7 @@ def test_tables_are_searched(opened: Any) -> None:
     opened.wait_for_function("n => document.querySelectorAll('#table-scores .tabulator-row').length < n", arg=before)
     assert cells(opened, "scores", 0) == ["LM, flatten"]
     opened.locator("#table-scores input").fill("nothing like it")
-    opened.get_by_text("Nothing is found.").wait_for()
+    opened.get_by_text("No rows match.").wait_for()
 
 
 def test_a_table_is_saved(opened: Any, tmp_path: Path) -> None:
@@ -135,16 +135,32 @@ def test_credits_stand_beside_the_music(opened: Any) -> None:
     assert "<b>" in opened.locator("details.clip[open] summary").inner_text()  # a caption is text, whatever is in it
 
 
+def listen(window: Any) -> None:
+    """Plays both sounds of the blind pair, without which neither can be chosen."""
+    for index, letter in enumerate("ab"):
+        assert window.locator("#choose-a").is_disabled()
+        window.locator(f"#play-{letter}").click()
+        window.wait_for_function(f"sounds[{index}].currentTime > 0")
+        assert window.locator(f"#play-{letter}").inner_text() == f"Pause {letter.upper()}"
+
+
 def test_blind_answers_are_counted_and_saved(opened: Any, tmp_path: Path) -> None:
     for index in range(6):
-        opened.locator("#play-a").click()
-        opened.wait_for_function("sounding && sounding.currentTime > 0")
+        listen(opened)
         real = opened.evaluate("pair.findIndex(sound => sound.kind === 'real')")
         opened.locator("#choose-a" if (index < 4) == (real == 0) else "#choose-b").click()
         told = opened.locator("#answer").inner_text()
         assert told.startswith("Right." if index < 4 else "Wrong.")
+    opened.select_option("#question", "alike")
+    assert opened.locator("#answer").inner_text() == "Listen to both, then choose."
+    for _ in range(10):
+        opened.locator("#skip").click()
+        systems = opened.evaluate("pair.map(sound => sound.system)")
+        assert systems[0] != systems[1]
+        assert len({Path(system).parent for system in systems}) == 1
     opened.select_option("#question", "better")
     assert opened.evaluate("pair.every(sound => sound.kind !== 'real') && pair[0].system !== pair[1].system")
+    listen(opened)
     opened.locator("#choose-b").click()
     tally = opened.locator("#tally tr", has_text="the recording")
     assert tally.last.inner_text().split("\t")[-2:] == ["4", "6"]
@@ -156,6 +172,9 @@ def test_blind_answers_are_counted_and_saved(opened: Any, tmp_path: Path) -> Non
     assert sum(row["chosen"] == "the recording" for row in rows) == 4
     opened.reload()
     assert opened.locator("#tally tr").count() > 2  # kept
+    opened.locator("#forget").click()  # asks, and is told no
+    assert opened.locator("#tally tr").count() > 2
+    opened.once("dialog", lambda dialog: dialog.accept())
     opened.locator("#forget").click()
     assert opened.locator("#tally tr").count() == 0
 

@@ -358,6 +358,26 @@ def test_a_logarithmic_axis_has_few_and_plain_labels() -> None:
     assert not any(label.get_text() for label in ax.get_xticklabels(minor=True))
 
 
+def test_an_axis_of_many_decades_has_fewer_labels() -> None:
+    ax = Figure().subplots()
+    ax.plot([1e-4, 2e-2], [0, 1])
+    ax.set_xscale("log")
+    figures._plain_ticks(ax.xaxis)
+    ax.figure.draw_without_rendering()
+    within = [label for label in ax.get_xticklabels() if 1e-4 <= label.get_position()[0] <= 2e-2]
+    assert [label.get_text() for label in within] == ["0.0001", "0.0003", "0.001", "0.003", "0.01"]
+
+
+def test_one_codec_that_broke_does_not_hide_the_others() -> None:
+    usual, broken = Figure().subplots(), Figure().subplots()
+    changes = [0.0, 0.5, -1.0, 1.5, 2.0]
+    figures._bend(usual, changes)
+    figures._bend(broken, [*changes, -45.0])
+    assert usual.get_yscale() == "linear"
+    assert broken.get_yscale() == "symlog"
+    assert [tick for tick in broken.get_yticks() if abs(tick) <= 45] == [-10, -1, 0, 1, 10]
+
+
 def test_the_criterion_has_such_an_axis_where_its_values_spread(
     every_pattern: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
