@@ -137,6 +137,7 @@ class Study(_Section):
     codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
     language_models: dict[Pattern, LanguageModels]
     shuffled: Annotated[list[Natural], Once]  # seeds for which codecs with language models have their codes shuffled
+    depth: Annotated[list[Natural], Once]  # seeds of codecs whose factorised language models get depth heads as well
     kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
 
     @model_validator(mode="after")
@@ -150,8 +151,9 @@ class Study(_Section):
                         f"study.language_models.{pattern}.codecs.{codec} names the seeds {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
                     )
-        if unused := set(self.shuffled) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
-            raise ValueError(f"study.shuffled names the seeds {sorted(unused)}, which no codec of study.codecs has")
+        for name, seeds in (("shuffled", self.shuffled), ("depth", self.depth)):
+            if unused := set(seeds) - {seed for codec in self.codecs.values() for seed in codec.seeds}:
+                raise ValueError(f"study.{name} names the seeds {sorted(unused)}, which no codec of study.codecs has")
         return self
 
 

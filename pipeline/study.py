@@ -12,6 +12,7 @@ from pipeline.params import FLOOR, OUTSIDE, REFERENCE
 
 JOINT = "flatten"  # the pattern that models the codebooks of a frame jointly
 FACTORISED = ("parallel", "delay")  # patterns whose steps hold all codebooks, each predicted apart from the others
+DEPTH = "-depth"  # ends the name of a pattern whose models have depth heads, and so predict a step's codebooks jointly
 
 # What the report holds, in its order; `pipeline.report` has the code behind each name.
 TABLE_NAMES = (
@@ -205,8 +206,8 @@ class Study:
 
     @property
     def patterns(self) -> list[str]:
-        """Codebook patterns that the configuration names, also those without a model, sorted."""
-        return sorted(self.settings.language_models)
+        """Codebook patterns that the configuration names, also those without a model, and those with depth, sorted."""
+        return sorted({*self.settings.language_models, *(model.pattern for model in self.deepened)})
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -215,10 +216,15 @@ class Study:
 
     @cached_property
     def models(self) -> list[Model]:
-        """The study's language models."""
+        """The study's language models, by pattern."""
+        return sorted([*self.trained, *self.deepened], key=lambda model: self.patterns.index(model.pattern))
+
+    @cached_property
+    def trained(self) -> list[Model]:
+        """Language models that are trained from the start."""
         return [
             Model(pattern, codec, seed, lm)
-            for pattern in self.patterns
+            for pattern in sorted(self.settings.language_models)
             for codec in self.codecs
             for seed in self.settings.language_models[pattern].codecs.get(codec, [])
             for lm in self.settings.language_models[pattern].seeds
@@ -227,7 +233,17 @@ class Study:
     @property
     def factorised(self) -> list[Model]:
         """Language models whose steps hold all codebooks of a frame or of the delay shift, and so have a price."""
-        return [model for model in self.models if model.pattern in FACTORISED]
+        return [model for model in self.trained if model.pattern in FACTORISED]
+
+    @property
+    def deepened(self) -> list[Model]:
+        """Factorised language models with depth heads."""
+        deep = [model for model in self.factorised if model.seed in self.settings.depth]
+        return [model._replace(pattern=f"{model.pattern}{DEPTH}") for model in deep]
+
+    def factorised_of(self, model: Model) -> Model:
+        """The model that one with depth heads was made of."""
+        return model._replace(pattern=model.pattern.removesuffix(DEPTH))
 
     @cached_property
     def modelled(self) -> list[Run]:
@@ -247,7 +263,7 @@ class Study:
     @property
     def growing(self) -> list[Model]:
         """The first language model, factorised where one is, whose music is also scored after parts of its training."""
-        return (self.factorised or self.models)[:1]
+        return (self.factorised or self.trained)[:1]
 
     @property
     def modelled_codecs(self) -> dict[str, list[int]]:
@@ -319,7 +335,7 @@ class Study:
     @property
     def metrics(self) -> list[str]:
         """Files of a few numbers each for `dvc metrics`, in the folder of tables."""
-        models = [f"lm/{pattern}-{c}" for pattern, each in self.settings.language_models.items() for c in each.codecs]
+        models = dict.fromkeys(f"lm/{model.pattern}-{model.codec}" for model in self.models)
         return ["claims", *(f"codec/{codec}" for codec in self.codecs), *models]
 
     def _reported(self, names: tuple[str, ...]) -> list[str]:

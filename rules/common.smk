@@ -146,7 +146,7 @@ CHOSEN = {
     "QUANTIZERS": lambda job: [
         job.get("quantizer") or STUDY.codecs[job["codec"]].quantizer
     ],
-    "PATTERNS": lambda job: [job["pattern"]],
+    "PATTERNS": lambda job: [job["pattern"].removesuffix(study.DEPTH)],
     "DECODINGS": lambda job: [PARAMS.generation.decoding],
     "EMBEDDERS": lambda job: [
         name for name, clips in PARAMS.evaluation.embedders.items() if clips

@@ -92,7 +92,7 @@ rule measure_generated:
 
 
 # Any of the models would do: what a step takes does not depend on the weights.
-TIMED = STUDY.models[:1]
+TIMED = STUDY.trained[:1]
 
 
 rule pattern_speed:
@@ -116,7 +116,7 @@ rule pattern_speed:
         mem_mb=4000,
         runtime=60,
     params:
-        settings=settings("generation", "speed"),
+        settings=settings("dependence", "generation", "speed"),
         code=provenance.source_digest(
             "pipeline.generation.speed",
             *parameters.choices("PATTERNS").values(),

@@ -46,6 +46,8 @@ rule train_lm:
         "logs/lm/{pattern}/{codec}-seed{seed}-lm{lm}.log",
     benchmark:
         "benchmarks/lm/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
+    wildcard_constraints:
+        pattern=any_of(STUDY.settings.language_models),
     priority: 50
     conda:
         environment
@@ -65,7 +67,55 @@ rule train_lm:
         " --tokens {params.tokens} --manifest {input.manifest} --text {params.text} --out {params.out} > {log} 2>&1"
 
 
+def factorised(wildcards) -> dict[str, str]:
+    """Wildcards of the model that a job of depth heads starts from."""
+    return {**wildcards, "pattern": wildcards.pattern.removesuffix(study.DEPTH)}
+
+
+rule deepen_lm:
+    input:
+        rules.encode_text.output,
+        lambda wildcards: expand(
+            [rules.train_lm.output.model, rules.train_lm.output.description],
+            **factorised(wildcards),
+        ),
+        expand(rules.tokenize.output, split=["train", "test"], allow_missing=True),
+        manifest=rules.captions.output.manifest,
+    output:
+        multiext(
+            f"{study.LM}/",
+            "model.safetensors",
+            "model.json",
+            "metrics.json",
+            "held_out.npz",
+        ),
+    log:
+        "logs/lm/deepened/{pattern}/{codec}-seed{seed}-lm{lm}.log",
+    benchmark:
+        "benchmarks/lm/deepened/{pattern}/{codec}-seed{seed}-lm{lm}.tsv"
+    wildcard_constraints:
+        pattern=any_of({model.pattern for model in STUDY.deepened}),
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        settings=settings("codec", "dependence", "lm"),
+        code=code("pipeline.lm.deepen", "PATTERNS"),
+        lm=lambda wildcards: study.LM.format(**factorised(wildcards)),
+        tokens=at(study.TOKENS),
+        out=at(study.LM),
+        text=at(study.TEXT),
+    shell:
+        "python -m pipeline.lm.deepen --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --lm {params.lm} --tokens {params.tokens} --manifest {input.manifest} --text {params.text}"
+        " --out {params.out} > {log} 2>&1"
+
+
 rule lm:
     input:
         rules.encode_text.output,
-        every(STUDY.models, *rules.train_lm.output),
+        every(STUDY.trained, *rules.train_lm.output),
+        every(STUDY.deepened, *rules.deepen_lm.output),

@@ -18,10 +18,10 @@ rule tables:
         every(
             STUDY.models,
             rules.train_lm.output.held_out,
-            rules.train_lm.output.history,
             rules.generate.output.timing,
             *rules.measure_generated.output,
         ),
+        every(STUDY.trained, rules.train_lm.output.history),
         every(STUDY.shuffled, rules.shuffle.output.levels),
         rules.pattern_speed.output if TIMED else [],
         expand(rules.score.output, system=STUDY.systems),

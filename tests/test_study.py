@@ -33,7 +33,7 @@ def _study(
         for name, (quantizer, seeds, loss) in codecs.items()
     }
     settings = params.Study.model_validate(
-        {"codecs": entries, "language_models": models, "shuffled": [], "kept": [], **more}
+        {"codecs": entries, "language_models": models, "shuffled": [], "depth": [], "kept": [], **more}
     )
     outside = {
         name: params.OutsideSystem(folder=folder, captions=f"{folder}.csv" if name == "captioned" else "")
@@ -59,7 +59,7 @@ def small() -> Study:
         "delay": {"codecs": {"plain": [3], "ours": [3]}, "seeds": [1]},
         "flatten": {"codecs": {"plain": [0, 3]}, "seeds": [0]},
     }
-    return _study(codecs, models, {"captioned": "theirs", "bare": "/others"}, shuffled=[0], kept=[2, 1])
+    return _study(codecs, models, {"captioned": "theirs", "bare": "/others"}, shuffled=[0], depth=[3], kept=[2, 1])
 
 
 def _places(study: Study) -> list[str]:
@@ -93,9 +93,14 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
     assert small.models == [
         Model("delay", "plain", 3, 1),
         Model("delay", "ours", 3, 1),
+        Model("delay-depth", "plain", 3, 1),
+        Model("delay-depth", "ours", 3, 1),
         Model("flatten", "plain", 0, 0),
         Model("flatten", "plain", 3, 0),
     ]
+    assert small.deepened == small.models[2:4]
+    assert small.trained == [*small.models[:2], *small.models[4:]]
+    assert [small.factorised_of(model) for model in small.deepened] == small.factorised
     assert small.factorised == [Model("delay", "plain", 3, 1), Model("delay", "ours", 3, 1)]
     assert small.modelled == [Run("plain", 3), Run("ours", 3), Run("plain", 0)]
     assert small.modelled_codecs == {"plain": [3, 0], "ours": [3]}
@@ -108,6 +113,8 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
         "reconstruction/parts-seed0",
         "generation/delay/plain-seed3-lm1",
         "generation/delay/ours-seed3-lm1",
+        "generation/delay-depth/plain-seed3-lm1",
+        "generation/delay-depth/ours-seed3-lm1",
         "generation/flatten/plain-seed0-lm0",
         "generation/flatten/plain-seed3-lm0",
         "kept/2/plain-seed0",
@@ -228,6 +235,7 @@ def test_no_pattern_is_named_like_a_folder_beside_the_patterns() -> None:
         beside.add(Path(path).parts[2])
     assert beside == {"text", "reconstruction", "kept", "shuffled", "snapshot", "information"}
     assert beside.isdisjoint(params.choices("PATTERNS"))
+    assert not any(name.endswith(place.DEPTH) for name in params.choices("PATTERNS"))
 
 
 def test_the_report_of_codecs_alone_leaves_out_what_needs_models(small: Study) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline import files, job, manifest, params, provenance, statistics
-from pipeline.dependence.conditional import FROZEN, OWN, Steps, bits, fit, own
+from pipeline.lm.depth import FROZEN, OWN, Steps, bits, fit, own
 
 GROUPS = 32  # at most
 FLATNESS = 4  # p_d ~ 1 / (d + G / FLATNESS), d from 0

@@ -6,45 +6,13 @@
 
 from pathlib import Path
 
-import torch
-
 from pipeline import files, job, manifest, params, provenance
-from pipeline.dependence.conditional import Steps, measure
+from pipeline.dependence.conditional import measure
 from pipeline.lm import conditioning
 from pipeline.lm import model as language_model
-from pipeline.lm.conditioning import TextStates
-from pipeline.lm.model import LanguageModel
-from pipeline.lm.train import Split, load_split, subset
+from pipeline.lm.deepen import full_steps
+from pipeline.lm.train import load_split, subset
 from pipeline.lm.transformer import set_matmul_precision
-
-AT_ONCE = 8  # clips through the model
-
-
-@torch.no_grad()
-def full_steps(model: LanguageModel, split: Split, text: TextStates, progress: job.Progress | None = None) -> Steps:
-    """The steps of a split's clips that hold all codebooks, under each clip's first caption.
-
-    Raises:
-        ValueError: the model's pattern has no such step, or it has one codebook alone.
-    """
-    shape, device = model.shape, model.heads.device
-    layout = model.pattern(split.tokens.shape[2])
-    full = layout.mask.all(dim=0)
-    if shape.codebooks < 2 or not full.any():
-        raise ValueError(
-            f"no step of pattern '{shape.pattern}' holds 2 codebooks or more at once and all of the {shape.codebooks}: "
-            "there is a price of factorising for patterns such as parallel and delay"
-        )
-    hidden, codes = [], []
-    for start in range(0, len(split), AT_ONCE):
-        rows = slice(start, start + AT_ONCE)
-        states, mask = text.batch(split.captions[rows, 0])
-        part = split.codes(rows).to(device)
-        hidden.append(model.hidden(part, states.to(device), mask.to(device))[:, full])
-        codes.append(layout.lay_out(part, model.special)[:, :, full])
-        if progress:
-            progress.update(min(start + AT_ONCE, len(split)))
-    return Steps(torch.cat(hidden).flatten(0, 1), torch.cat(codes).movedim(1, 0).flatten(1), len(split))
 
 
 def main() -> None:

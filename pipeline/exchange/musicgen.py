@@ -54,11 +54,14 @@ def to_transformers(model: LanguageModel) -> "MusicgenForCausalLM":
     """The MusicgenForCausalLM with the logits of `model`, given text states that `model.condition` projected.
 
     Raises:
-        ValueError: the codebook pattern is not delay, the only one that MusicgenForCausalLM has.
+        ValueError: the codebook pattern is not delay, the only one that MusicgenForCausalLM has, or the model
+            has depth heads.
     """
     shape = model.shape
     if shape.pattern != "delay":
         raise ValueError(f"MusicgenForCausalLM has only the delay pattern, and this model's is {shape.pattern}")
+    if shape.depth:
+        raise ValueError("MusicgenForCausalLM has no depth heads: export the model that they were added to")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 

@@ -44,6 +44,7 @@ def generate(
     """Codes `[B, K, T]` for B texts, step by step of the model's codebook pattern.
 
     Guidance (Ho and Salimans 2022): logits = null + scale (conditional - null), both from one batch of 2 B rows.
+    A model with depth heads draws the codebooks of a step one after another, each given those before it.
 
     Args:
         model: the language model.
@@ -89,21 +90,27 @@ def generate(
     for step in range(first, pattern.steps):
         embedded = model.embed(laid[:, :, step : step + 1])[:, 0]
         hidden = model.transformer.step(embedded.repeat(2, 1) if guided else embedded, cache, step)
-        present = slice(*spans[step])
-        if present.start == present.stop:
-            continue
-        drawn = draw(
-            model,
-            hidden,
-            present,
-            noise[:, present, step],
-            guidance_scale=guidance_scale,
-            top_k=top_k,
-            temperature=temperature,
-        )
-        now = laid[:, present, step + 1]
-        now.copy_(torch.where(wanted[present, step], drawn, now))
+        for codebooks in in_turn(*spans[step], at_once=not model.shape.depth):
+            drawn = draw(
+                model,
+                hidden,
+                laid[:, :, step + 1],
+                codebooks,
+                noise[:, codebooks, step],
+                guidance_scale=guidance_scale,
+                top_k=top_k,
+                temperature=temperature,
+            )
+            now = laid[:, codebooks, step + 1]
+            now.copy_(torch.where(wanted[codebooks, step], drawn, now))
     return pattern.collect(laid[:, :, 1:])
+
+
+def in_turn(start: int, stop: int, *, at_once: bool) -> list[slice]:
+    """The codebooks from `start` up to `stop` in the order of drawing: at once, or one after another."""
+    if at_once:
+        return [slice(start, stop)] if start < stop else []
+    return [slice(k, k + 1) for k in range(start, stop)]
 
 
 def extend(
@@ -141,6 +148,7 @@ class Draw(Protocol):
         self,
         model: LanguageModel,
         hidden: Tensor,
+        standing: Tensor,
         codebooks: slice,
         uniform: Tensor,
         *,
@@ -153,7 +161,8 @@ class Draw(Protocol):
         Args:
             model: the language model.
             hidden: the transformer's output at this step `[B, width]`; with guidance `[2 B, width]`, null texts last.
-            codebooks: which n of them stand at this step.
+            standing: tokens of this step that are known already `[B, K]`, the special one elsewhere.
+            codebooks: which n of them are drawn.
             uniform: `[B, n]`, in [0, 1), which decide the tokens.
             guidance_scale: 1 means that there is no null text.
             top_k: as in `generate`.
@@ -164,6 +173,7 @@ class Draw(Protocol):
 def factorised(
     model: LanguageModel,
     hidden: Tensor,
+    standing: Tensor,
     codebooks: slice,
     uniform: Tensor,
     *,
@@ -171,9 +181,10 @@ def factorised(
     top_k: int,
     temperature: float,
 ) -> Tensor:
-    """Each token of the step by itself, given all earlier steps: the product of marginals."""
-    logits = model.logits(hidden, codebooks)
-    if guidance_scale != 1:
+    """Each token by itself, given all that the model is given: without depth heads, the product of marginals."""
+    guided = guidance_scale != 1
+    logits = model.logits(hidden, codebooks, standing.repeat(2, 1) if guided else standing)
+    if guided:
         conditional, null = logits.chunk(2)
         logits = guide(conditional, null, guidance_scale)
     return sample(logits, uniform, top_k=top_k, temperature=temperature)
@@ -254,7 +265,7 @@ def main() -> None:
     captions = text.rows(clips["caption_0"].tolist())
     frames = model.shape.frames
 
-    name = f"generation/{model.shape.pattern}/{args.lm.name}"
+    name = "/".join(args.out.parts[-4:]).strip("/").removeprefix("results/")
     inputs = [settings.model_dump(mode="json"), clips["clip_id"].tolist(), clips["caption_0"].tolist()]
     inputs += [provenance.file_digest(folder / "model.safetensors") for folder in (args.lm, args.codec)]
     folder = Path("checkpoints") / name / provenance.digest(inputs)[:16]

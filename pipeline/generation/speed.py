@@ -22,6 +22,7 @@ from pipeline.generation import sampling
 from pipeline.lm import conditioning
 from pipeline.lm.conditioning import TextStates
 from pipeline.lm.model import LanguageModel
+from pipeline.study import DEPTH, FACTORISED
 
 
 def measure(
@@ -30,18 +31,21 @@ def measure(
     clips: pd.DataFrame,
     how: params.Generation,
     settings: params.Speed,
+    rank: int,
     clip_seconds: float,
 ) -> list[dict[str, Any]]:
     """Steps, seconds and speed of every pattern at every batch size, one row each.
 
-    Patterns take turns, so that a busy minute of the machine falls on all of them. Rates are of the median repeat.
+    Factorised patterns are timed with depth heads of this `rank` as well. Patterns take turns, so that a busy minute of
+    the machine falls on all of them. Rates are of the median repeat.
     """
     device, frames = model.heads.device, model.shape.frames
     options: dict[str, Any] = {"guidance_scale": how.guidance_scale, "top_k": how.top_k, "temperature": how.temperature}
     models = {}
-    for name in distinct():
-        models[name] = LanguageModel(replace(model.shape, pattern=name)).to(device).eval()
-        models[name].load_state_dict(model.state_dict())
+    for name in [*distinct(), *(f"{pattern}{DEPTH}" for pattern in FACTORISED)]:
+        pattern, depth = name.removesuffix(DEPTH), rank if name.endswith(DEPTH) else 0
+        models[name] = LanguageModel(replace(model.shape, pattern=pattern, depth=depth)).to(device).eval()
+        models[name].load_state_dict(model.state_dict(), strict=False)  # heads take as long untrained
     runs = list(product(range(settings.repeats), settings.batch_sizes, models))
     timings: dict[tuple[int, str], list[list[float]]] = {}
     with job.Progress("generation/patterns", len(runs), "run") as progress:
@@ -84,6 +88,7 @@ def main() -> None:
     device = job.prepare(args)
     how = params.section(args.params, "generation", params.Generation)
     settings = params.section(args.params, "speed", params.Speed)
+    rank = params.section(args.params, "dependence", params.Dependence).conditional.rank
     model, codec = sampling.load_models(args, device)
     clip_seconds = model.shape.frames / codec.frame_rate
     clips = manifest.evaluation_rows(manifest.read(args.manifest), how.clips)
@@ -94,7 +99,7 @@ def main() -> None:
             "weights": f"{args.lm.parent.name}/{args.lm.name}",
             "clip_seconds": clip_seconds,
             "threads": torch.get_num_threads(),
-            "patterns": measure(model, conditioning.load(args.text), clips, how, settings, clip_seconds),
+            "patterns": measure(model, conditioning.load(args.text), clips, how, settings, rank, clip_seconds),
             "provenance": provenance.record(used, device=device.type),
         },
     )

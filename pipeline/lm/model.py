@@ -1,9 +1,10 @@
 """Language model over codec tokens: one embedding and one head per codebook around a transformer that reads text."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from pipeline import params
 from pipeline.files import atomic, read_json, write_json
+from pipeline.lm.depth import Head
 from pipeline.lm.patterns import Pattern, crops, pattern
 from pipeline.lm.transformer import Transformer, sinusoids
 
@@ -30,15 +32,21 @@ class ModelShape:
     layers: int
     feedforward: int
     dropout: float
+    depth: int = 0  # rank of heads that see a step's earlier codes; 0: none, as in models saved before there were any
 
     @classmethod
     def of(cls, sizes: params.LanguageModel, **rest: Any) -> "ModelShape":
         """The shape with the sizes that params.yaml gives, and the `rest`, which codec, text and pattern give."""
-        return cls(**rest, **{name: getattr(sizes, name) for name in cls.__dataclass_fields__ if name not in rest})
+        names = cls.__dataclass_fields__.keys() - rest.keys() - {"depth"}
+        return cls(**rest, **{name: getattr(sizes, name) for name in names})
 
 
 class LanguageModel(nn.Module):
     """p(tokens | text) as a product over steps of a codebook pattern and, within a step, over codebooks.
+
+    With depth heads, a codebook is also given the codes of the same step that come before it, and a step is modelled
+    jointly, as by RQ-Transformer (Lee et al. 2022). Differs from it in the depth model, a gated head of low rank a
+    codebook instead of a transformer.
 
     The input at step s is the sum over codebooks of the embeddings of what stands at step s - 1, the special token
     (index C) included, as in MusicGen. Heads are computed only for tokens that exist: K T of them for every pattern.
@@ -60,9 +68,12 @@ class LanguageModel(nn.Module):
             dropout=shape.dropout,
         )
         self.heads = nn.Parameter(torch.randn(shape.codebooks, shape.codebook_size, shape.width) * 0.02)
+        deep = range(1, shape.codebooks) if shape.depth else ()
+        stack = nn.ModuleList(Head(k, shape.codebook_size, shape.width, shape.depth) for k in deep)
+        self.depth = cast("Sequence[Head]", stack)
 
     def forward(self, codes: Tensor, text: Tensor, text_mask: Tensor, window: Tensor | None = None) -> Tensor:
-        """Logits of every token given all tokens of earlier steps, and text.
+        """Logits of every token given text and all tokens of earlier steps; with depth heads, also of its own step.
 
         A crop is the steps at which its frames' tokens stand, at their positions in the clip and with the inputs that
         they have there: its first step sees the codes of the step before it, and no further back.
@@ -87,7 +98,14 @@ class LanguageModel(nn.Module):
             positions = sinusoids(layout.steps, self.shape.width).to(codes.device)[steps]
             hidden = self.transformer(self.embed(inputs), *self.condition(text, text_mask), positions)
             states = [hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2])) for at in place.unbind(1)]
-        return torch.stack([F.linear(x, head) for x, head in zip(states, self.heads, strict=True)], dim=1)
+        logits = [F.linear(x, head) for x, head in zip(states, self.heads, strict=True)]
+        if self.depth:
+            laid, at = layout.lay_out(codes, self.special), layout.step.to(codes.device)
+            for k in range(1, len(logits)):
+                steps = at[k].expand(len(codes), -1) if window is None else at[k][window]
+                earlier = laid[:, :k].gather(2, steps[:, None].expand(-1, k, -1))
+                logits[k] = self._deepened(k, logits[k], states[k], earlier.transpose(1, 2))
+        return torch.stack(logits, dim=1)
 
     @torch.no_grad()
     def start_at(self, log_shares: Tensor) -> None:
@@ -126,10 +144,25 @@ class LanguageModel(nn.Module):
         visible[:, 0] = True
         return states, visible
 
-    def logits(self, hidden: Tensor, codebooks: slice) -> Tensor:
-        """Logits of n neighbouring codebooks at one step, `[B, width]` -> `[B, n, C]`."""
+    def logits(self, hidden: Tensor, codebooks: slice, standing: Tensor | None = None) -> Tensor:
+        """Logits of n neighbouring codebooks at one step, `[B, width]` -> `[B, n, C]`.
+
+        Depth heads read the step's tokens `standing` `[B, K]`, the special one where none stands; without it, none do.
+        """
         heads = self.heads[codebooks]
-        return F.linear(hidden, heads.flatten(0, 1)).unflatten(1, heads.shape[:2])
+        logits = F.linear(hidden, heads.flatten(0, 1)).unflatten(1, heads.shape[:2])
+        if not self.depth or standing is None:
+            return logits
+        numbers = range(len(self.heads))[codebooks]
+        parts = zip(numbers, logits.unbind(1), strict=True)
+        return torch.stack([self._deepened(k, x, hidden, standing[:, :k]) if k else x for k, x in parts], dim=1)
+
+    def _deepened(self, k: int, logits: Tensor, hidden: Tensor, earlier: Tensor) -> Tensor:
+        """Logits `[..., C]` of codebook k, corrected by its depth head where all codes before it, `[..., k]`, stand."""
+        stands = (earlier < self.special).all(dim=-1, keepdim=True)
+        codes = earlier.clamp_max(self.special - 1).flatten(0, -2).T
+        corrected = self.depth[k - 1](logits.flatten(0, -2), hidden.flatten(0, -2), codes).view_as(logits)
+        return torch.where(stands, corrected, logits)
 
     def pattern(self, frames: int) -> Pattern:
         """This model's codebook pattern for T = `frames`."""

@@ -112,15 +112,7 @@ def main() -> None:
         language_model.save(snapshot, args.out / "snapshots" / str(percent))
     with atomic(args.out / "history.csv") as temporary:
         pd.DataFrame(trained.history).to_csv(temporary, index=False)
-    with atomic(args.out / "held_out.npz") as temporary:
-        np.savez(
-            temporary,
-            nats=nats,
-            bits_per_frame=bits(nats),
-            static_bits=bits(static),
-            track_id=test.track_id.astype(str),
-            clip_id=test.clip_id.astype(str),
-        )
+    write_held_out(args.out / "held_out.npz", nats, static, test)
     seconds = time.monotonic() - started
     write_json(args.out / "metrics.json", metrics(trained.model, nats, static, sizes, frames, args, seconds))
     checkpoint.unlink(missing_ok=True)
@@ -327,6 +319,34 @@ def optimizers_of(model: LanguageModel, sizes: params.LanguageModel) -> dict[str
     return {"muon": Muon(layers, lr=sizes.learning_rate, weight_decay=sizes.weight_decay), "adamw": adamw(rest)}
 
 
+def write_held_out(path: Path, nats: np.ndarray, static: np.ndarray, split: Split) -> None:
+    """Writes what each clip of a split costs, in mean nats per token `[n, K]` of a model and without one."""
+    with atomic(path) as temporary:
+        np.savez(
+            temporary,
+            nats=nats,
+            bits_per_frame=bits(nats),
+            static_bits=bits(static),
+            track_id=split.track_id.astype(str),
+            clip_id=split.clip_id.astype(str),
+        )
+
+
+def held_out_metrics(nats: np.ndarray, static: np.ndarray) -> dict[str, object]:
+    """Means over clips: cross-entropy per codebook in nats, bits per frame, and the share of the static entropy saved.
+
+    `static` is of a model that knows how often each code occurs in the train split and nothing else; both `[n, K]`.
+    """
+    modelled, unmodelled = bits(nats).mean().item(), bits(static).mean().item()
+    return {
+        "clips": len(nats),
+        "cross_entropy_nats": nats.mean(axis=0).tolist(),
+        "bits_per_frame": modelled,
+        "static_bits": unmodelled,
+        "gain": 1 - modelled / unmodelled,
+    }
+
+
 def metrics(
     model: LanguageModel,
     nats: np.ndarray,
@@ -336,20 +356,9 @@ def metrics(
     args: argparse.Namespace,
     seconds: float,
 ) -> dict[str, object]:
-    """What `metrics.json` holds: of the test split's clips, cross-entropy per codebook in nats and bits per frame.
-
-    `static_bits` are those of a model that knows how often each code occurs in the train split and nothing else;
-    `gain` is the share of them that the model saves.
-    """
-    modelled, unmodelled = bits(nats).mean().item(), bits(static).mean().item()
+    """What `metrics.json` holds: `held_out_metrics` of the test split, and what the run was."""
     return {
-        "test": {
-            "clips": len(nats),
-            "cross_entropy_nats": nats.mean(axis=0).tolist(),
-            "bits_per_frame": modelled,
-            "static_bits": unmodelled,
-            "gain": 1 - modelled / unmodelled,
-        },
+        "test": held_out_metrics(nats, static),
         "parameters": sum(p.numel() for p in model.parameters()),
         "steps": sizes.steps,
         "frames_seen": sizes.steps * sizes.batch_size * frames,

@@ -44,7 +44,7 @@ import pandas as pd
 from pipeline import params, statistics
 from pipeline.report.results import ALIGNMENTS, ESTIMATORS, Results
 from pipeline.statistics import MOST_SEEDS, Estimate
-from pipeline.study import JOINT, Kind, Model, Run, Study
+from pipeline.study import DEPTH, JOINT, Kind, Model, Run, Study
 
 SUPPORTED = "supported"
 NOT_SUPPORTED = "not supported"
@@ -256,6 +256,11 @@ def _factorised(study: Study) -> list[Comparison]:
     ]
 
 
+def _deepened(study: Study) -> list[Comparison]:
+    """As `_factorised`, of models with depth heads, which decide nothing."""
+    return [Comparison(each.pair, f"{each.pattern}{DEPTH}", False) for each in _factorised(study)]
+
+
 def c1(results: Results) -> Claim:
     """C1: trained with the loss, a codec has less dependence between its codebooks.
 
@@ -335,14 +340,15 @@ def c3(results: Results) -> Claim:
     `MUSIC_SEEDS` seeds were trained, and all its models are; where no pair has so many, the claim is undecided.
 
     Reported beside it, deciding nothing: FAD-MTT of the reconstructions, which is the codec's part of a gain, agreement
-    with the captions, each seed, and the loss under the pattern that it is not aligned with.
+    with the captions, each seed, the loss under the pattern that it is not aligned with, and models with depth heads:
+    whether the loss still helps where codebooks are modelled jointly.
     """
     return _music_claim(
         results,
         "With the loss, modelling the product of marginals gives better music",
         "FAD, KAD and KL of factorised LMs to real music, FAD and KAD to their codec's reconstructions, on the codec "
         "with the loss minus without",
-        _factorised(results.study),
+        [*_factorised(results.study), *_deepened(results.study)],
     )
 
 
@@ -352,7 +358,8 @@ def c4(results: Results) -> Claim:
     Decided by seconds of generation a clip, flatten over delay on one codec, medians over batches: the whole interval
     over batches is at least `FASTER` (against the claim: at most 1).
 
-    Reported beside it, deciding nothing: processor seconds, which other jobs on the machine disturb less, and steps.
+    Reported beside it, deciding nothing: processor seconds, which other jobs on the machine disturb less, steps, and
+    what depth heads cost, which also model a step jointly.
     """
     study = results.study
     joint = [m for m in study.models if m.pattern == JOINT and m._replace(pattern=DELAY) in study.models]
@@ -371,6 +378,17 @@ def c4(results: Results) -> Claim:
                 _finding("processor seconds a clip, flatten over delay", of, seed, processor),
                 Finding("steps, flatten over delay", of, str(seed), steps, None, None, ""),
             ]
+        for model in study.deepened:
+            slow, fast = (results.timing(each) for each in (model, study.factorised_of(model)))
+            seconds = results.repeats(slow["a_clip"], fast["a_clip"])
+            findings.append(
+                _finding(
+                    "seconds a clip, with depth heads over without",
+                    f"{model.codec}, {model.pattern}",
+                    model.seed,
+                    seconds,
+                )
+            )
         return findings
 
     timing: dict[str, Any] = results.timing(joint[0]) if joint else {"a_clip": [], "batch_size": 0}

@@ -413,11 +413,12 @@ def likelihood(results: Results) -> Figure:
 
 def learning(results: Results) -> Figure:
     """Validation bits per frame over the language models' training, a panel a codec, a line a seed; static entropy."""
-    patterns, codecs = results.study.patterns, list(results.study.modelled_codecs)
+    patterns = list(dict.fromkeys(model.pattern for model in results.study.trained))
+    codecs = list(results.study.modelled_codecs)
     rows, columns = _wrapped(len(codecs), 3)
     figure, axes = _figure(rows, columns, (WIDEST, 1 + 2.8 * rows), sharey="all")
     for ax, codec in zip(_used(axes, len(codecs)), codecs, strict=True):
-        for model in (model for model in results.study.models if model.codec == codec):
+        for model in (model for model in results.study.trained if model.codec == codec):
             history, index = results.learning(model), patterns.index(model.pattern)
             ax.plot(history["step"], history["validation_static_bits"], color="#888888", linewidth=0.8, linestyle=":")
             ax.plot(

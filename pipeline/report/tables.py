@@ -494,16 +494,15 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, dict[str,
                 for alignment in ALIGNMENTS
             },
         }
-    for pattern, settings in study.settings.language_models.items():
-        for codec in settings.codecs:
-            models = [model for model in study.models if (model.pattern, model.codec) == (pattern, codec)]
-            written[f"lm/{pattern}-{codec}"] = {
-                "bits_per_frame": mean(results.bits(model) for model in models),
-                "gain": mean(results.gain(model) for model in models),
-                "fad_mtt": mean(results.fad(model.system) for model in models),
-                "fad_mtt_to_own_reconstruction": mean(results.to_reconstruction(m.system, "fad") for m in models),
-                "kl_mtt": mean(results.kl(model.system) for model in models),
-            }
+    for pattern, codec in dict.fromkeys((model.pattern, model.codec) for model in study.models):
+        models = [model for model in study.models if (model.pattern, model.codec) == (pattern, codec)]
+        written[f"lm/{pattern}-{codec}"] = {
+            "bits_per_frame": mean(results.bits(model) for model in models),
+            "gain": mean(results.gain(model) for model in models),
+            "fad_mtt": mean(results.fad(model.system) for model in models),
+            "fad_mtt_to_own_reconstruction": mean(results.to_reconstruction(m.system, "fad") for m in models),
+            "kl_mtt": mean(results.kl(model.system) for model in models),
+        }
     return written
 
 

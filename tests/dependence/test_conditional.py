@@ -19,10 +19,10 @@ from torch.nn import functional as F
 from pipeline import params
 from pipeline.dependence import conditional, price
 from pipeline.dependence import conditional_calibration as made
-from pipeline.dependence.conditional import FROZEN, OWN, Head, Steps
-from pipeline.lm import conditioning
+from pipeline.lm import conditioning, deepen, depth
 from pipeline.lm import model as language_model
 from pipeline.lm.conditioning import TextStates
+from pipeline.lm.depth import FROZEN, OWN, Head, Steps
 from pipeline.lm.model import LanguageModel, ModelShape, cross_entropy
 from pipeline.lm.train import Split
 from pipeline.statistics import Estimate
@@ -36,7 +36,7 @@ def recipe(**changes: object) -> params.Dependence:
     return SETTINGS.model_copy(update={"bootstrap": 20, "conditional": RECIPE.model_copy(update=changes)})
 
 
-def frozen(table: Tensor) -> conditional.Frozen:
+def frozen(table: Tensor) -> depth.Frozen:
     return lambda hidden: F.linear(hidden, table.flatten(1).T).unflatten(1, table.shape[1:])
 
 
@@ -97,7 +97,7 @@ def test_the_exact_model_costs_the_entropy_of_each_codebook() -> None:
     steps = process(0.5, 500, 0)
     table = made.exact(K, C)
     torch.testing.assert_close(table.exp().sum(dim=2), torch.ones(len(table), K))
-    found = conditional.bits(frozen(table), steps, {}, {})[FROZEN].mean(axis=0)
+    found = depth.bits(frozen(table), steps, {}, {})[FROZEN].mean(axis=0)
     assert found == pytest.approx([entr(made.masses(C)).sum() / math.log(2)] * K, abs=0.03)
 
 
@@ -111,12 +111,12 @@ def test_codes_that_no_group_holds_have_no_mass() -> None:
 def test_untrained_heads_leave_the_model_as_it_is(pattern: str) -> None:
     """Steps that hold all codebooks, and the bits of the model itself there, from its own logits."""
     model, split, text = language_model_of(pattern), split_of(5), text_states()
-    steps = price.full_steps(model, split, text)
+    steps = deepen.full_steps(model, split, text)
     layout = model.pattern(T)
     shown = conditional.views(steps.codes, steps.clips, 0)
     generator = torch.Generator().manual_seed(0)
     heads = {name: [Head(len(s), C, 16, 4, generator) for s in view.sees.values()] for name, view in shown.items()}
-    found = conditional.bits(lambda h: model.logits(h, slice(None)), steps, heads, shown)
+    found = depth.bits(lambda h: model.logits(h, slice(None)), steps, heads, shown)
     np.testing.assert_allclose(found[OWN], found[FROZEN][:, 1:], rtol=1e-6)
     np.testing.assert_allclose(found["copied"], found[FROZEN][:, :1], rtol=1e-6)
     with torch.no_grad():
@@ -183,8 +183,8 @@ def test_the_seed_decides_every_bit_and_no_head_disturbs_another() -> None:
     settings = RECIPE.model_copy(update={"steps": 8, "warmup_steps": 2, "batch_size": 64})
     shown = conditional.views(train.codes, train.clips, 0)
 
-    def weights(views: dict[str, conditional.View], seed: int) -> list[Tensor]:
-        heads, _ = conditional.fit(model, train, views, settings, seed)
+    def weights(views: dict[str, depth.View], seed: int) -> list[Tensor]:
+        heads, _ = depth.fit(model, train, views, settings, seed)
         return [parameter for head in heads[OWN] for parameter in head.parameters()]
 
     once, again, alone, other = (
@@ -198,7 +198,7 @@ def test_the_seed_decides_every_bit_and_no_head_disturbs_another() -> None:
 @pytest.mark.parametrize("pattern", ["flatten", "partial-flatten", "coarse-first"])
 def test_a_pattern_without_full_steps_is_named(pattern: str) -> None:
     with pytest.raises(ValueError, match=f"no step of pattern '{pattern}' holds"):
-        price.full_steps(language_model_of(pattern), split_of(2), text_states())
+        deepen.full_steps(language_model_of(pattern), split_of(2), text_states())
 
 
 def test_one_clip_has_no_other() -> None:

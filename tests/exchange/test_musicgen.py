@@ -1,6 +1,7 @@
 """Exchange with MusicGen of transformers: the same weights give the same logits, tokens and waveforms, both ways."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,9 @@ def test_a_whole_checkpoint_sounds_the_same(tmp_path: Path, monkeypatch: pytest.
 def test_what_musicgen_cannot_be_is_named() -> None:
     with pytest.raises(ValueError, match="has only the delay pattern, and this model's is flatten"):
         musicgen.to_transformers(model_of("flatten"))
+    plain = model_of("delay")
+    with pytest.raises(ValueError, match="has no depth heads: export the model that they were added to"):
+        musicgen.to_transformers(LanguageModel(replace(plain.shape, depth=2)))
 
 
 def test_a_folder_that_is_no_musicgen_is_named(tmp_path: Path) -> None:

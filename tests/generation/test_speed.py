@@ -12,6 +12,7 @@ from pipeline import params
 from pipeline.generation import sampling, speed
 from pipeline.lm.conditioning import TextStates
 from pipeline.lm.model import LanguageModel, ModelShape
+from pipeline.study import DEPTH
 
 K, C, T, D = 3, 11, 6, 8
 HOW: dict[str, Any] = {
@@ -36,16 +37,18 @@ def test_every_pattern_is_timed_with_the_same_weights(tmp_path: Path, monkeypatc
     generate = sampling.generate
 
     def spied(timed: LanguageModel, *arguments: torch.Tensor, **options: Any) -> torch.Tensor:
-        seen.append((timed.shape.pattern, len(arguments[0]), options["frames"]))
-        assert all(torch.equal(a, b) for a, b in zip(timed.parameters(), model.parameters(), strict=True))
+        seen.append((timed.shape.pattern + DEPTH * (timed.shape.depth == 4), len(arguments[0]), options["frames"]))
+        weights = timed.state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
         return generate(timed, *arguments, **options)
 
     monkeypatch.setattr(sampling, "generate", spied)
     settings = params.Speed(batch_sizes=[1, 3], repeats=2)
-    rows = speed.measure(model, text, clips, params.Generation(**HOW), settings, clip_seconds=2.0)
+    rows = speed.measure(model, text, clips, params.Generation(**HOW), settings, rank=4, clip_seconds=2.0)
     names = ["parallel", "delay", "partial-delay", "flatten", "partial-flatten", "coarse-first"]
+    names += ["parallel-depth", "delay-depth"]
     assert [(row["batch_size"], row["pattern"]) for row in rows] == [(size, name) for size in (1, 3) for name in names]
-    assert [row["steps"] for row in rows[:6]] == [T, T + K - 1, T + 1, K * T, 2 * T, 2 * T]
+    assert [row["steps"] for row in rows[:8]] == [T, T + K - 1, T + 1, K * T, 2 * T, 2 * T, T, T + K - 1]
     assert seen[1:] == [(name, size, T) for _ in range(2) for size in (1, 3) for name in names]
     for row in rows:
         assert len(row["seconds"]) == len(row["processor_seconds"]) == 2

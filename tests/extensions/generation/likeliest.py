@@ -9,6 +9,7 @@ from pipeline.lm.model import LanguageModel
 def likeliest(
     model: LanguageModel,
     hidden: Tensor,
+    standing: Tensor,
     codebooks: slice,
     uniform: Tensor,
     *,
@@ -17,7 +18,8 @@ def likeliest(
     temperature: float,
 ) -> Tensor:
     """As `factorised`, of the single likeliest token."""
-    return factorised(model, hidden, codebooks, uniform, guidance_scale=guidance_scale, top_k=1, temperature=1.0)
+    how = {"guidance_scale": guidance_scale, "top_k": 1, "temperature": 1.0}
+    return factorised(model, hidden, standing, codebooks, uniform, **how)
 
 
 DECODINGS: dict[str, Draw] = {"likeliest": likeliest}
