@@ -34,13 +34,14 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Steps, seconds and speed of every pattern at every batch size, one row each.
 
-    Patterns take turns, so that a busy minute of the machine falls on all of them. Rates are of the median repeat.
+    Patterns take turns, so that a busy minute of the machine falls on all of them. Rates are of the median repeat. All
+    have sinusoidal positions, since few patterns have any other.
     """
     device, frames = model.heads.device, model.shape.frames
     options: dict[str, Any] = {"guidance_scale": how.guidance_scale, "top_k": how.top_k, "temperature": how.temperature}
     models = {}
     for name in distinct():
-        models[name] = LanguageModel(replace(model.shape, pattern=name)).to(device).eval()
+        models[name] = LanguageModel(replace(model.shape, pattern=name, positions="sinusoidal")).to(device).eval()
         models[name].load_state_dict(model.state_dict())
     runs = list(product(range(settings.repeats), settings.batch_sizes, models))
     timings: dict[tuple[int, str], list[list[float]]] = {}

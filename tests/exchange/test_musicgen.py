@@ -1,6 +1,7 @@
 """Exchange with MusicGen of transformers: the same weights give the same logits, tokens and waveforms, both ways."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,12 @@ def test_a_whole_checkpoint_sounds_the_same(tmp_path: Path, monkeypatch: pytest.
 def test_what_musicgen_cannot_be_is_named() -> None:
     with pytest.raises(ValueError, match="has only the delay pattern, and this model's is flatten"):
         musicgen.to_transformers(model_of("flatten"))
+
+
+def test_positions_on_a_grid_have_no_musicgen() -> None:
+    model = LanguageModel(replace(model_of("flatten").shape, positions="rotary_2d"))
+    with pytest.raises(ValueError, match="has only sinusoidal positions, and this model's are rotary_2d"):
+        musicgen.to_transformers(model)
 
 
 def test_a_folder_that_is_no_musicgen_is_named(tmp_path: Path) -> None:
