@@ -690,12 +690,12 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _groups_divide_the_latent(self) -> Self:
-        quantizers = {codec.quantizer: name for name, codec in self.study.codecs.items()}
-        grouped = [kind for kind in ("grouped", "shared") if kind in quantizers]
+        grouped = [name for name, codec in self.study.codecs.items() if codec.quantizer in ("grouped", "shared")]
         if grouped and self.codec.dimension % self.codec.codebooks:
             raise ValueError(
                 f"codec.dimension ({self.codec.dimension}) must be a multiple of codec.codebooks "
-                f"({self.codec.codebooks}) where study.codecs.{quantizers[grouped[0]]}.quantizer is {grouped[0]}"
+                f"({self.codec.codebooks}) where study.codecs.{grouped[0]}.quantizer is "
+                f"{self.study.codecs[grouped[0]].quantizer}"
             )
         return self
 
