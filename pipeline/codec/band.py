@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.codec.stft import GAIN, HEAD_START, LOG_FLOOR, LOUDEST, Block, Spectrum, blocks
+from pipeline.codec.stft import GAIN, HEAD_START, LOG_FLOOR, LOUDEST, Block, Spectrum
 from pipeline.params import Band
 
 NORM_EPSILON = 1e-8  # added to the mean square of a band's part of a frame
@@ -59,12 +59,10 @@ class Encoder(nn.Module):
         weights = mel_weights(sizes.bins, sizes.mel_bins, sizes.corner)
         self.filters = nn.Buffer(weights / weights.sum(0), persistent=False)
         self.mean, self.deviation = nn.Buffer(torch.zeros(sizes.mel_bins)), nn.Buffer(torch.ones(sizes.mel_bins))
-        width, depth = sizes.band_width, sizes.band_blocks
-        self.patch = nn.Linear(sizes.joined * sizes.mel_bins // sizes.bands, width)
-        self.band = nn.Parameter(torch.randn(sizes.bands, width))
-        stack = [Block(width, sizes.kernel_size, sizes.expansion, depth) for _ in range(depth)]
-        self.blocks = nn.Sequential(*stack, nn.LayerNorm(width))
-        self.last = nn.Linear(width, dimension // sizes.bands)
+        self.patch = nn.Linear(sizes.joined * sizes.mel_bins // sizes.bands, sizes.band_width)
+        self.band = nn.Parameter(torch.randn(sizes.bands, sizes.band_width))
+        self.blocks = nn.Sequential(*_blocks(sizes, sizes.band_width, sizes.band_blocks))
+        self.last = nn.Linear(sizes.band_width, dimension // sizes.bands)
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Log-mel magnitudes of waveforms `[B, T]`, `[B, T / hop, mels]`."""
@@ -98,9 +96,11 @@ class Decoder(nn.Module):
         self.spectrum = Spectrum(sizes.window, sizes.hop)
         self.spread = nn.Buffer(mel_weights(sizes.bins, sizes.mel_bins, sizes.corner).T, persistent=False)
         self.mean, self.deviation = nn.Buffer(torch.zeros(sizes.mel_bins)), nn.Buffer(torch.ones(sizes.mel_bins))
-        self.coarse = nn.Sequential(nn.Linear(dimension, sizes.width), *blocks(sizes, sizes.width, "coarse"))
+        self.coarse = nn.Sequential(nn.Linear(dimension, sizes.width), *_blocks(sizes, sizes.width, sizes.blocks))
         self.split = nn.Linear(sizes.width, sizes.joined * sizes.mel_bins)
-        self.fine = nn.Sequential(nn.Linear(sizes.mel_bins, sizes.fine_width), *blocks(sizes, sizes.fine_width, "fine"))
+        self.fine = nn.Sequential(
+            nn.Linear(sizes.mel_bins, sizes.fine_width), *_blocks(sizes, sizes.fine_width, sizes.fine_blocks)
+        )
         self.head = nn.Linear(sizes.fine_width, 3 * sizes.bins)
         nn.init.normal_(self.head.weight, std=HEAD_START / math.sqrt(sizes.fine_width))
         nn.init.zeros_(self.head.bias)
@@ -137,3 +137,8 @@ class BandPatches:
 
 
 ARCHITECTURES = {"band": BandPatches}
+
+
+def _blocks(sizes: Band, width: int, depth: int) -> list[nn.Module]:
+    """So many blocks in a row, and the norm after them."""
+    return [*(Block(width, sizes.kernel_size, sizes.expansion, depth) for _ in range(depth)), nn.LayerNorm(width)]
