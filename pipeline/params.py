@@ -325,13 +325,12 @@ class Seanet(_Section):
         return math.prod(self.ratios)
 
 
-class Stft(_Section):
-    """Sizes of the network between an STFT and its inverse."""
+class _Spectral(_Section):
+    """Sizes of a network that ends in an inverse STFT."""
 
     window: Count  # samples of the STFT
     hop: Count  # samples between its frames
     joined: Count  # of its frames in one of the latent
-    complex_bins: Count  # lowest bins whose real and imaginary part the encoder sees
     fine_width: Count  # of the layers at the STFT's rate
     fine_blocks: Count
     width: Count  # of the layers at the latent's rate
@@ -357,14 +356,49 @@ class Stft(_Section):
             raise ValueError(
                 f"window ({self.window}) reaches past a clip's ends by more than a frame of {self.hop_length}"
             )
-        if self.complex_bins > self.bins:
-            raise ValueError(f"complex_bins is {self.complex_bins}, and the window has {self.bins} bins")
         if self.kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, not {self.kernel_size}")
         return self
 
 
-SIZES: dict[str, type[BaseModel]] = {"seanet": Seanet, "stft": Stft}  # of our own architectures, known without torch
+class Stft(_Spectral):
+    """Sizes of the network between an STFT and its inverse."""
+
+    complex_bins: Count  # lowest bins whose real and imaginary part the encoder sees
+
+    @model_validator(mode="after")
+    def _complex_bins_are_there(self) -> Self:
+        if self.complex_bins > self.bins:
+            raise ValueError(f"complex_bins is {self.complex_bins}, and the window has {self.bins} bins")
+        return self
+
+
+class Band(_Spectral):
+    """Sizes of the network between patches of a log-mel spectrogram, each of one band, and an inverse STFT."""
+
+    bands: Count  # of as many mels each; study.codecs asks for codec.codebooks of them
+    mel_bins: Annotated[int, Field(ge=2)]  # in all bands
+    corner: Positive  # bins of the STFT in 700 Hz, above which the mel scale is logarithmic
+    band_width: Count  # of the encoder's layers, at the latent's rate
+    band_blocks: Count
+
+    @model_validator(mode="after")
+    def _bands_have_mels_and_mels_have_bins(self) -> Self:
+        if self.mel_bins % self.bands:
+            raise ValueError(f"mel_bins ({self.mel_bins}) must be a multiple of bands ({self.bands})")
+        # Where bins are fewest to a mel: bin 1 must lie below mel 2, or mel 1 would have none.
+        if (self.mel_bins - 1) * math.log1p(1 / self.corner) >= 2 * math.log1p((self.bins - 1) / self.corner):
+            raise ValueError(
+                f"mel_bins is {self.mel_bins}: a window of {self.window} samples has no bin for some of them"
+            )
+        return self
+
+
+SIZES: dict[str, type[BaseModel]] = {
+    "seanet": Seanet,
+    "stft": Stft,
+    "band": Band,
+}  # of our own architectures, known without torch
 
 
 class SharedCodec(_Section):
@@ -510,6 +544,9 @@ class LanguageModel(_Section):
     heads: Count
     layers: Count
     feedforward: Count
+    positions: Literal[
+        "sinusoidal", "rotary_2d"
+    ]  # of steps; or the places of their tokens, of patterns with one a step
     dropout: Fraction
     steps: Count
     batch_size: Count  # clips, or crops of as many clips
@@ -537,6 +574,9 @@ class LanguageModel(_Section):
     def _heads_divide_width(self) -> Self:
         if self.width % self.heads:
             raise ValueError(f"lm.width ({self.width}) must be a multiple of lm.heads ({self.heads})")
+        if self.positions == "rotary_2d" and self.width // self.heads % 4:
+            size = self.width // self.heads
+            raise ValueError(f"lm.width / lm.heads ({size}) must be a multiple of 4 where lm.positions is rotary_2d")
         return self
 
 
@@ -652,12 +692,41 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _groups_divide_the_latent(self) -> Self:
-        grouped = [name for name, codec in self.study.codecs.items() if codec.quantizer == "grouped"]
+        grouped = [name for name, codec in self.study.codecs.items() if codec.quantizer in ("grouped", "shared")]
         if grouped and self.codec.dimension % self.codec.codebooks:
             raise ValueError(
                 f"codec.dimension ({self.codec.dimension}) must be a multiple of codec.codebooks "
-                f"({self.codec.codebooks}) where study.codecs.{grouped[0]}.quantizer is grouped"
+                f"({self.codec.codebooks}) where study.codecs.{grouped[0]}.quantizer is "
+                f"{self.study.codecs[grouped[0]].quantizer}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _bands_are_codebooks(self) -> Self:
+        for name, codec in self.study.codecs.items():
+            if codec.architecture == "band" and (bands := self.codec.of("band").sizes.bands) != self.codec.codebooks:
+                raise ValueError(
+                    f"codec.band.bands is {bands} and codec.codebooks is {self.codec.codebooks}: they must be equal, "
+                    f"for the streams of study.codecs.{name} are its bands"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _rotated_steps_have_places(self) -> Self:
+        if self.lm.positions != "rotary_2d":
+            return self
+        import torch  # which takes seconds; rules of patterns count with it
+
+        codebooks, frames = self.codec.codebooks, 2 * self.codec.codebooks
+        k, t = torch.arange(codebooks)[:, None], torch.arange(frames)[None]
+        steps = {name: choice("PATTERNS", name)(k, t, codebooks, frames) for name in choices("PATTERNS")}
+        placed = [name for name, step in steps.items() if step.unique().numel() == codebooks * frames]
+        for name, models in self.study.language_models.items():
+            if models.codecs and name not in placed:
+                raise ValueError(
+                    f"lm.positions is rotary_2d, and steps of study.language_models.{name} hold several codebooks: "
+                    f"leave it out (patterns with one a step: {', '.join(placed)}), or take sinusoidal"
+                )
         return self
 
     @model_validator(mode="after")

@@ -93,6 +93,22 @@ SIZES: dict[str, dict[str, Any]] = {
         "kernel_size": 3,
         "expansion": 2,
     },
+    "band": {
+        "window": 16,
+        "hop": 4,
+        "joined": 4,
+        "mel_bins": 6,
+        "corner": 4.0,
+        "bands": K,
+        "band_width": 8,
+        "band_blocks": 1,
+        "width": 8,
+        "blocks": 1,
+        "fine_width": 8,
+        "fine_blocks": 1,
+        "kernel_size": 3,
+        "expansion": 2,
+    },
 }
 CORPUS: dict[str, Any] = {
     "source": "scores",

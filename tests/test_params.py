@@ -50,7 +50,7 @@ def test_no_default_hides_outside_the_file() -> None:
     sections = models(params.Params).union(*map(models, [params.CodecTraining, *params.SIZES.values()]))
     for model in sections:
         assert all(field.is_required() for field in model.model_fields.values()), model
-    assert {params.Independence, params.Discriminator, params.Stft} <= sections
+    assert {params.Independence, params.Discriminator, params.Stft, params.Band} <= sections
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_no_default_hides_outside_the_file() -> None:
             0.05,
             r"yaml: codec.independence.start is 0.05; it must not be under codec.stft.training.quantize_from \(0.07\)",
         ),
-        ("study.codecs.mmd.architecture", "frames", r"mmd.architecture: 'frames' is not one of seanet, stft"),
+        ("study.codecs.mmd.architecture", "frames", r"mmd.architecture: 'frames' is not one of band, seanet, stft"),
         (
             "codec.seanet.ratios",
             [4, 4, 5],
@@ -86,6 +86,13 @@ def test_no_default_hides_outside_the_file() -> None:
         ),
         ("codec.stft.complex_bins", 322, r"codec.stft: complex_bins is 322, and the window has 321 bins"),
         ("codec.stft.kernel_size", 8, r"codec.stft: kernel_size must be odd, not 8"),
+        ("codec.band.mel_bins", 63, r"codec.band: mel_bins \(63\) must be a multiple of bands \(4\)"),
+        (
+            "codec.band.mel_bins",
+            256,
+            r"codec.band: mel_bins is 256: a window of 640 samples has no bin for some of them",
+        ),
+        ("codec.band.hop", 320, r"codec.band has 1280 samples a frame and codec.stft has 640: codecs"),
         ("codec.stft.training.mel_windows_a_step", 6, r"stft.training: mel_windows_a_step is 6 of 5 mel_windows"),
         ("codec.stft.training.discriminator.windows_a_step", 3, r"discriminator: windows_a_step is 3 of 2 windows"),
         (
@@ -102,6 +109,11 @@ def test_no_default_hides_outside_the_file() -> None:
             "codec.stft.training",
             DEFAULTS["codec"]["stft"]["training"] | {"cosine_weight": 0, "mel_weight": 0},
             r"codec.stft.training: no loss holds the decoder's output to its target",
+        ),
+        (
+            "lm.positions",
+            "rotary_2d",
+            r"study.language_models.delay hold several codebooks: leave it out .*: flatten\)",
         ),
         ("lm.heads", 7, r"must be a multiple of lm.heads \(7\)"),
         (
@@ -139,7 +151,7 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
             "vinyl",
             "corpus.source: 'vinyl' is not one of folder, musiccaps, jamendo, fma, scores, sound",
         ),
-        ("study.codecs.mmd.architecture", "wavenet", "mmd.architecture: 'wavenet' is not one of seanet, stft"),
+        ("study.codecs.mmd.architecture", "wavenet", "mmd.architecture: 'wavenet' is not one of band, seanet, stft"),
         ("generation.decoding", "greedy", "generation.decoding: 'greedy' is not one of factorised"),
         ("evaluation.embedders.vgg", 3, "'vgg' is not one of musicnn-mtt, "),
         ("report.claims", ["C1", "C99"], "report.claims.1: 'C99' is not one of C1, C2,"),
@@ -196,6 +208,33 @@ def test_a_faulty_value_is_named_with_its_key(key: str, value: Any, complaint: s
         check(changed(key, value))
 
 
+@pytest.mark.parametrize(("key", "value"), [("codec.band.bands", 2), ("codec.codebooks", 8)])
+def test_the_streams_of_a_codec_of_bands_are_its_bands(key: str, value: int) -> None:
+    whole = changed(key, value)
+    check(whole)
+    whole["study"]["codecs"]["mmd"] |= {"architecture": "band", "quantizer": "shared"}
+    with pytest.raises(params.ParamsError, match=r"codec.band.bands is . and codec.codebooks is .: they must be equal"):
+        check(whole)
+
+
+def test_one_codebook_for_all_parts_asks_for_parts() -> None:
+    whole = changed("codec.dimension", 62)
+    whole["study"]["codecs"] = {"mmd": whole["study"]["codecs"]["mmd"] | {"quantizer": "shared"}}
+    whole["study"]["language_models"] = {}
+    with pytest.raises(params.ParamsError, match=r"multiple of codec.codebooks \(4\) where .*mmd.quantizer is shared"):
+        check(whole)
+
+
+def test_rotary_positions_go_with_patterns_of_one_place_a_step() -> None:
+    whole = changed("lm.positions", "rotary_2d")
+    models = whole["study"]["language_models"]
+    models["delay"]["codecs"], models["parallel"] = {}, {"codecs": {}, "seeds": [0]}
+    assert check(whole).lm.positions == "rotary_2d"
+    whole["lm"] |= {"width": 90, "heads": 3}
+    with pytest.raises(params.ParamsError, match=r"lm.width / lm.heads \(30\) must be a multiple of 4"):
+        check(whole)
+
+
 def test_every_fault_is_named_at_once() -> None:
     whole = changed("codec.codebooks", 0)
     del whole["lm"]["width"]
@@ -222,7 +261,7 @@ def test_a_weight_above_0_asks_for_the_discriminator(weights: dict[str, Any], ad
 
 def test_what_an_architecture_needs_is_its_section_and_what_all_share() -> None:
     codec = check(DEFAULTS).codec
-    assert codec.architectures == ["stft", "seanet"]
+    assert codec.architectures == ["stft", "band", "seanet"]
     assert codec.hop_length == codec.of("stft").sizes.hop_length == codec.of("seanet").sizes.hop_length == 640
     assert codec.of("stft").loss_from == DEFAULTS["codec"]["stft"]["training"]["steps"] // 2
     with pytest.raises(ValueError, match=r"codec.frames must hold the sizes and training of that architecture"):
@@ -231,8 +270,8 @@ def test_what_an_architecture_needs_is_its_section_and_what_all_share() -> None:
     del alone["codec"]["seanet"]
     with pytest.raises(params.ParamsError, match=r"codecs.seanet.architecture is seanet, and codec has no section"):
         check(alone)
-    del alone["codec"]["stft"]
-    with pytest.raises(params.ParamsError, match=r"codec: there is no section of an architecture: seanet, stft"):
+    del alone["codec"]["stft"], alone["codec"]["band"]
+    with pytest.raises(params.ParamsError, match=r"codec: there is no section of an architecture: band, seanet, stft"):
         check(alone)
 
 

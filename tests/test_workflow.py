@@ -17,7 +17,12 @@ from pipeline.report import figures, tables
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "presets").glob("*.yaml"))
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-AFTER = {"medium": "paper", "large": "paper", "seanet-plain": "seanet"}  # given after another on the command line
+AFTER = {
+    "medium": "paper",
+    "large": "paper",
+    "seanet-plain": "seanet",
+    "band-rotary": "band",
+}  # given after another on the command line
 DEFAULTS = yaml.safe_load((ROOT / "params.yaml").read_text())
 
 PAGE = "results/index.html|results/tables/parameters.json"

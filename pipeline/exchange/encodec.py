@@ -88,8 +88,8 @@ def to_transformers(codec: codecs.Codec) -> "PreTrainedModel":
     nothing.
 
     Raises:
-        ValueError: the architecture or quantizer of `codec` is one of the user's, or a SEANet's codebooks are not of a
-            power of two of codes.
+        ValueError: no model of transformers has the architecture or quantizer of `codec`, as `band`, `shared` or one of
+            the user's, or a SEANet's codebooks are not of a power of two of codes.
     """
     if codec.configuration["architecture"] == "stft":
         return _stft_codec(codec.configuration, codec.state_dict())

@@ -54,10 +54,12 @@ def to_transformers(model: LanguageModel) -> "MusicgenForCausalLM":
     """The MusicgenForCausalLM with the logits of `model`, given text states that `model.condition` projected.
 
     Raises:
-        ValueError: the codebook pattern is not delay, the only one that MusicgenForCausalLM has, or the model
-            has depth heads.
+        ValueError: the codebook pattern is not delay, the only one that MusicgenForCausalLM has, positions are not its
+            sinusoids, or the model has depth heads.
     """
     shape = model.shape
+    if shape.positions != "sinusoidal":
+        raise ValueError(f"MusicgenForCausalLM has only sinusoidal positions, and this model's are {shape.positions}")
     if shape.pattern != "delay":
         raise ValueError(f"MusicgenForCausalLM has only the delay pattern, and this model's is {shape.pattern}")
     if shape.depth:

@@ -76,7 +76,7 @@ def generate(
     guided = guidance_scale != 1
     if guided:
         text, text_mask = torch.cat([text, text]), torch.cat([text_mask, torch.zeros_like(text_mask)])
-    cache = model.transformer.cache(*model.condition(text, text_mask), pattern.steps)
+    cache = model.transformer.cache(*model.condition(text, text_mask), pattern.steps, model.rotation(pattern))
     noise = pattern.lay_out(uniforms, 0)
     wanted = pattern.lay_out(wanted, False)[0]
     laid = F.pad(pattern.lay_out(codes, model.special), (1, 0), value=model.special)

@@ -37,14 +37,16 @@ def measure(
     """Steps, seconds and speed of every pattern at every batch size, one row each.
 
     Factorised patterns are timed with depth heads of this `rank` as well. Patterns take turns, so that a busy minute of
-    the machine falls on all of them. Rates are of the median repeat.
+    the machine falls on all of them. Rates are of the median repeat. All have sinusoidal positions, since few patterns
+    have any other.
     """
     device, frames = model.heads.device, model.shape.frames
     options: dict[str, Any] = {"guidance_scale": how.guidance_scale, "top_k": how.top_k, "temperature": how.temperature}
     models = {}
     for name in [*distinct(), *(f"{pattern}{DEPTH}" for pattern in FACTORISED)]:
         pattern, depth = name.removesuffix(DEPTH), rank if name.endswith(DEPTH) else 0
-        models[name] = LanguageModel(replace(model.shape, pattern=pattern, depth=depth)).to(device).eval()
+        shape = replace(model.shape, pattern=pattern, positions="sinusoidal", depth=depth)
+        models[name] = LanguageModel(shape).to(device).eval()
         models[name].load_state_dict(model.state_dict(), strict=False)  # heads take as long untrained
     runs = list(product(range(settings.repeats), settings.batch_sizes, models))
     timings: dict[tuple[int, str], list[list[float]]] = {}

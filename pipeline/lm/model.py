@@ -15,7 +15,7 @@ from pipeline import params
 from pipeline.files import atomic, read_json, write_json
 from pipeline.lm.depth import Head
 from pipeline.lm.patterns import Pattern, crops, pattern
-from pipeline.lm.transformer import Transformer, sinusoids
+from pipeline.lm.transformer import Rotation, Transformer, rotary_2d, sinusoids
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class ModelShape:
     layers: int
     feedforward: int
     dropout: float
-    depth: int = 0  # rank of heads that see a step's earlier codes; 0: none, as in models saved before there were any
+    positions: str = "sinusoidal"  # which files of models from before there was a choice do not say
+    depth: int = 0  # rank of heads that see a step's earlier codes; 0: none, as in files that do not say
 
     @classmethod
     def of(cls, sizes: params.LanguageModel, **rest: Any) -> "ModelShape":
@@ -50,9 +51,11 @@ class LanguageModel(nn.Module):
 
     The input at step s is the sum over codebooks of the embeddings of what stands at step s - 1, the special token
     (index C) included, as in MusicGen. Heads are computed only for tokens that exist: K T of them for every pattern.
+    Positions are those of the steps or, `rotary_2d`, the places (frame, codebook) of the tokens that steps predict.
     """
 
     def __init__(self, shape: ModelShape) -> None:
+        """Raises ValueError where positions are `rotary_2d`, and steps have no places or heads no pairs to share."""
         super().__init__()
         self.shape = shape
         self.special = shape.codebook_size
@@ -71,6 +74,7 @@ class LanguageModel(nn.Module):
         deep = range(1, shape.codebooks) if shape.depth else ()
         stack = nn.ModuleList(Head(k, shape.codebook_size, shape.width, shape.depth) for k in deep)
         self.depth = cast("Sequence[Head]", stack)
+        self.rotation(self.pattern(shape.frames))
 
     def forward(self, codes: Tensor, text: Tensor, text_mask: Tensor, window: Tensor | None = None) -> Tensor:
         """Logits of every token given text and all tokens of earlier steps; with depth heads, also of its own step.
@@ -95,7 +99,12 @@ class LanguageModel(nn.Module):
             inputs = self._inputs(codes)
             steps, place = (x.to(codes.device)[window[:, 0]] for x in crops(layout, window.shape[1]))
             inputs = inputs.gather(2, steps[:, None].expand(-1, len(self.heads), -1))
-            positions = sinusoids(layout.steps, self.shape.width).to(codes.device)[steps]
+            rotation = self.rotation(layout)
+            positions = (
+                sinusoids(layout.steps, self.shape.width).to(codes.device)[steps]
+                if rotation is None
+                else rotation.at(steps[:, None])
+            )
             hidden = self.transformer(self.embed(inputs), *self.condition(text, text_mask), positions)
             states = [hidden.gather(1, at[..., None].expand(-1, -1, hidden.shape[2])) for at in place.unbind(1)]
         logits = [F.linear(x, head) for x, head in zip(states, self.heads, strict=True)]
@@ -120,7 +129,8 @@ class LanguageModel(nn.Module):
 
     def hidden(self, codes: Tensor, text: Tensor, text_mask: Tensor) -> Tensor:
         """What the heads of each step read of all earlier steps, and text, `[B, S, width]`; arguments of `forward`."""
-        return self.transformer(self.embed(self._inputs(codes)), *self.condition(text, text_mask))
+        rotation = self.rotation(self.pattern(codes.shape[2]))
+        return self.transformer(self.embed(self._inputs(codes)), *self.condition(text, text_mask), rotation)
 
     def _inputs(self, codes: Tensor) -> Tensor:
         """What stands one step before each step, `[B, K, T]` -> `[B, K, S]`."""
@@ -167,6 +177,18 @@ class LanguageModel(nn.Module):
     def pattern(self, frames: int) -> Pattern:
         """This model's codebook pattern for T = `frames`."""
         return _pattern(self.shape.pattern, self.shape.codebooks, frames)
+
+    def rotation(self, layout: Pattern) -> Rotation | None:
+        """Of each step of a pattern by its place, `[S, d]`; None where positions are sinusoidal."""
+        if self.shape.positions == "sinusoidal":
+            return None
+        try:
+            places = layout.places
+        except ValueError as error:
+            raise ValueError(
+                f"lm.positions is rotary_2d, and pattern '{self.shape.pattern}' has no places: {error}"
+            ) from None
+        return rotary_2d(places.to(self.heads.device), self.shape.width // self.shape.heads)
 
     @cached_property
     def _offsets(self) -> Tensor:

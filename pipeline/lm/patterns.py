@@ -41,6 +41,18 @@ class Pattern:
         mask = torch.zeros(len(self.step), self.steps, dtype=torch.bool)
         return mask.scatter_(1, self.step, True)
 
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """Frame and codebook of each step's one token, `[S, 2]`, int64.
+
+        Raises:
+            ValueError: a step holds several tokens.
+        """
+        if self.steps < self.step.numel():
+            raise ValueError("its steps hold several codebooks; take one with a token a step, such as flatten")
+        codebook, frame = (x.flatten() for x in torch.meshgrid(*map(torch.arange, self.step.shape), indexing="ij"))
+        return torch.stack([frame, codebook], dim=1)[self.step.flatten().argsort()]
+
     def lay_out(self, codes: Tensor, special: int) -> Tensor:
         """Tokens by frame to tokens by step, `[B, K, T]` -> `[B, K, S]`, with `special` where nothing stands."""
         _check(codes, "codes", self.step.shape, "[B, K, T]")

@@ -1,7 +1,8 @@
 """Decoder-only transformer of MusicGen: pre-norm, GELU, sinusoidal positions, no biases, cross-attention to text.
 
 Layer by layer it is `transformers.MusicgenDecoder`, with the projections of self-attention (query, key, value) and of
-cross-attention (key, value) stacked into one matrix each.
+cross-attention (key, value) stacked into one matrix each. Given a `Rotation` in place of sinusoids, it has positions on
+a grid, as BandTok's language model (arXiv 2605.15831).
 """
 
 import functools
@@ -28,8 +29,26 @@ class TextCache(NamedTuple):
     bias: Tensor  # [B H, 1, L]: 0 where there is text, minus infinity elsewhere
 
 
+class Rotation(NamedTuple):
+    """Angles by which queries and keys are turned in self-attention, the same in all heads, as cosine and sine."""
+
+    cosine: Tensor  # [..., S, d]
+    sine: Tensor  # [..., S, d]
+
+    def at(self, steps: Tensor | slice | int) -> "Rotation":
+        """Those of some of the steps of `[S, d]`."""
+        return Rotation(self.cosine[steps], self.sine[steps])
+
+    def turn(self, x: Tensor) -> Tensor:
+        """x cos + x' sin, of `[..., S, d]`: each half of x turned by itself, x' being (-b, a) for its halves (a, b)."""
+        a, b = x.unflatten(-1, (2, 2, -1)).unbind(-2)
+        return x * self.cosine + torch.stack([-b, a], dim=-2).flatten(-3) * self.sine
+
+
 class LayerCache(NamedTuple):
     """Keys and values of one layer during generation; the first `position` steps hold what has passed.
+
+    Keys are kept as attention reads them: where there is a rotation, turned.
 
     Of one query both of attention's products are bound by reading it: keys are read fastest with the steps of a number
     side by side in memory, values with the numbers of a step.
@@ -43,7 +62,7 @@ class LayerCache(NamedTuple):
 class Cache(NamedTuple):
     """What generation keeps between steps."""
 
-    positions: Tensor  # [S, width]
+    positions: Tensor | Rotation  # [S, width] or [S, d]
     layers: list[LayerCache]
 
 
@@ -61,37 +80,40 @@ class Transformer(nn.Module):
                 # Keeps the variance of the residual stream from growing with depth.
                 projection.weight.data /= math.sqrt(3 * layers)
 
-    def forward(self, inputs: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, inputs: Tensor, text: Tensor, text_mask: Tensor, positions: Tensor | Rotation | None = None
+    ) -> Tensor:
         """All steps at once, `[B, S, width]`, with text `[B, L, width]` and its mask `[B, L]` -> `[B, S, width]`.
 
-        `positions` are the steps' sinusoids `[B, S, width]`; without them, those of the steps from 0 on.
+        `positions` are the steps' sinusoids `[B, S, width]`, or their rotation `[S, d]` or `[B, 1, S, d]`; without
+        them, the sinusoids of the steps from 0 on.
         """
         if positions is None:
             positions = sinusoids(inputs.shape[1], self.width)
-        hidden = inputs + positions.to(inputs)
+        hidden, rotation = _placed(inputs, positions)
         hidden = F.dropout(hidden, self.dropout, self.training)
         bias = _bias(text, text_mask)
         for layer in self.layers:
-            hidden = layer(hidden, layer.read(text, bias))
+            hidden = layer(hidden, layer.read(text, bias), rotation=rotation)
         return self.norm(hidden)
 
-    def cache(self, text: Tensor, text_mask: Tensor, steps: int) -> Cache:
-        """Room for `steps` steps, with the text's keys and values filled in."""
+    def cache(self, text: Tensor, text_mask: Tensor, steps: int, rotation: Rotation | None = None) -> Cache:
+        """Room for `steps` steps, with the text's keys and values filled in; `rotation` `[S, d]` as in `forward`."""
         bias = _bias(text, text_mask)
         layers = [layer.cache(layer.read(text, bias), steps) for layer in self.layers]
-        return Cache(sinusoids(steps, self.width).to(text), layers)
+        return Cache(sinusoids(steps, self.width).to(text) if rotation is None else rotation, layers)
 
     def prefill(self, inputs: Tensor, cache: Cache) -> None:
         """Writes the first P steps into `cache`, all at once, `[B, P, width]`."""
-        hidden = inputs + cache.positions[: inputs.shape[1]]
+        hidden, rotation = _placed(inputs, _at(cache.positions, slice(inputs.shape[1])))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            hidden = layer(hidden, layer_cache.text, layer_cache)
+            hidden = layer(hidden, layer_cache.text, layer_cache, rotation)
 
     def step(self, inputs: Tensor, cache: Cache, position: int) -> Tensor:
         """One step, `[B, width]` -> `[B, width]`; equal to that step of `forward`, and written into `cache`."""
-        hidden = inputs + cache.positions[position]
+        hidden, rotation = _placed(inputs, _at(cache.positions, position))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            hidden = layer.step(hidden, layer_cache, position)
+            hidden = layer.step(hidden, layer_cache, position, rotation)
         return self.norm(hidden)
 
 
@@ -112,9 +134,13 @@ class DecoderLayer(nn.Module):
         self.fc1 = _linear(width, feedforward)
         self.fc2 = _linear(feedforward, width)
 
-    def forward(self, hidden: Tensor, text: TextCache, cache: LayerCache | None = None) -> Tensor:
+    def forward(
+        self, hidden: Tensor, text: TextCache, cache: LayerCache | None = None, rotation: Rotation | None = None
+    ) -> Tensor:
         """Hidden states of the first S steps `[B, S, width]` -> `[B, S, width]`, and their keys into `cache`."""
         query, key, value = self._split(self.self_qkv(self.self_norm(hidden)), 3)
+        if rotation is not None:
+            query, key = rotation.turn(query), rotation.turn(key)
         if cache is not None:
             cache.keys[:, :, : hidden.shape[1]] = key.flatten(0, 1).transpose(1, 2)
             cache.values[:, : hidden.shape[1]] = value.flatten(0, 1)
@@ -137,9 +163,11 @@ class DecoderLayer(nn.Module):
         keys, values = text.keys.new_empty(rows, dimension, steps), text.values.new_empty(rows, steps, dimension)
         return LayerCache(keys, values, TextCache(text.keys.contiguous(), text.values.contiguous(), text.bias))
 
-    def step(self, hidden: Tensor, cache: LayerCache, position: int) -> Tensor:
+    def step(self, hidden: Tensor, cache: LayerCache, position: int, rotation: Rotation | None = None) -> Tensor:
         """One step without dropout, `[B, width]` -> `[B, width]`."""
         query, key, value = self._rows(self.self_qkv(self.self_norm(hidden)), 3)
+        if rotation is not None:
+            query, key = rotation.turn(query), rotation.turn(key)
         cache.keys[:, :, position] = key[:, 0]
         cache.values[:, position] = value[:, 0]
         with _batched_products():
@@ -195,6 +223,34 @@ def sinusoids(length: int, width: int) -> Tensor:
     frequency = torch.exp(torch.arange(half).double() * (-math.log(10_000) / max(half - 1, 1)))
     angle = torch.arange(length).double()[:, None] * frequency
     return F.pad(torch.cat([angle.cos(), angle.sin()], dim=1), (0, width % 2)).float()
+
+
+def rotary_2d(places: Tensor, dimension: int) -> Rotation:
+    """Rotation `[S, d]` of heads of d = `dimension` numbers for steps at (time, codebook) places `[S, 2]`.
+
+    Half of a head's pairs of numbers is turned by time, half by codebook, pair i of each half of n pairs by p w_i, with
+    w_i = 10000^(-i / n) (Su et al. 2021): the score of a query and a key depends on the difference of their places.
+
+    Raises:
+        ValueError: d is not a multiple of 4, so that its pairs have no halves.
+    """
+    if dimension % 4:
+        raise ValueError(f"rotary_2d needs heads of a multiple of 4 numbers, and lm.width / lm.heads is {dimension}")
+    count = dimension // 4
+    frequency = 10_000.0 ** (-torch.arange(count, dtype=torch.float64) / count)
+    angle = (places.double()[..., None] * frequency).repeat(1, 1, 2).flatten(1)  # [S, 2, d / 4] -> [S, d]
+    return Rotation(angle.cos().float(), angle.sin().float())
+
+
+def _placed(inputs: Tensor, positions: Tensor | Rotation) -> tuple[Tensor, Rotation | None]:
+    """What enters the first layer, and the rotation in every layer."""
+    if isinstance(positions, Rotation):
+        return inputs, positions
+    return inputs + positions.to(inputs), None
+
+
+def _at(positions: Tensor | Rotation, steps: slice | int) -> Tensor | Rotation:
+    return positions.at(steps) if isinstance(positions, Rotation) else positions[steps]
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:

@@ -47,8 +47,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def new(settings: params.CodecSettings | None = None, seed: int = 0, quantizer: str = "residual") -> Run:
-    return Run(settings or small.settings(), small.RATE, quantizer, seed, CPU)
+def new(settings: params.CodecSettings | None = None, seed: int = 0, quantizer: str = "") -> Run:
+    settings = settings or small.settings()
+    own = "shared" if settings.architecture == "band" else "residual"
+    return Run(settings, small.RATE, quantizer or own, seed, CPU)
 
 
 def clips() -> Rows:
@@ -102,6 +104,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("stft", OFF, EARLY),
         ("stft", ON, EARLY),
         ("stft", ON, LATE),
+        ("band", ON, EARLY),
     ],
 )
 def test_a_trunk_and_its_branch_are_a_straight_run(
@@ -148,6 +151,8 @@ def test_seeds_differ() -> None:
         ("seanet", 9, EARLY),
         ("seanet", 5, {"balancer": True}),
         ("stft", 9, LATE),
+        ("band", 5, EARLY),
+        ("band", 9, EARLY),
     ],
 )
 def test_a_killed_run_continues_bit_by_bit(

@@ -172,6 +172,12 @@ def test_what_musicgen_cannot_be_is_named() -> None:
         musicgen.to_transformers(LanguageModel(replace(plain.shape, depth=2)))
 
 
+def test_positions_on_a_grid_have_no_musicgen() -> None:
+    model = LanguageModel(replace(model_of("flatten").shape, positions="rotary_2d"))
+    with pytest.raises(ValueError, match="has only sinusoidal positions, and this model's are rotary_2d"):
+        musicgen.to_transformers(model)
+
+
 def test_a_folder_that_is_no_musicgen_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.json is missing"):
         musicgen.load_musicgen(tmp_path)

@@ -26,7 +26,8 @@ from pipeline.lm.train import Batch, Split, Trained
 ROOT = Path(__file__).parents[2]
 K, C, T, D = 2, 4, 32, 8
 LM = {
-    "width": 32, "heads": 2, "layers": 2, "feedforward": 64, "dropout": 0.1, "steps": 12, "batch_size": 4,
+    "width": 32, "heads": 2, "layers": 2, "feedforward": 64, "positions": "sinusoidal",
+    "dropout": 0.1, "steps": 12, "batch_size": 4,
     "crop_seconds": 0.0, "micro_batch_size": 4, "precision": "float32", "optimizer": "adamw", "learning_rate": 3e-3,
     "embedding_learning_rate": 3e-3, "other_learning_rate": 3e-3, "betas": [0.9, 0.95], "weight_decay": 0.01,
     "warmup_steps": 3, "gradient_clip": 1.0, "text_dropout": 0.2, "weight_ema": 0.9, "snapshots": [0.5],

@@ -19,7 +19,7 @@ from pipeline.report import claims, history, tables
 from pipeline.report.claims import NOT_SUPPORTED, NOT_TESTED, SUPPORTED, UNDECIDED, Finding
 from pipeline.report.results import Results
 from pipeline.statistics import Estimate
-from pipeline.study import CODEC, DEPENDENCE, FLOOR, Model, Run
+from pipeline.study import CODEC, DEPENDENCE, FLOOR, Kind, Model, Run
 
 
 def _verdicts(root: Path, whole: dict[str, Any]) -> dict[str, str]:
@@ -285,6 +285,18 @@ def test_lost_entropy_is_named_and_normalised_values_decide(
     deciding = {finding.of: finding.measure for finding in first.findings if finding.verdict}
     assert "over sum of entropies" in deciding["mmd - baseline"]
     assert "bits" in deciding["mmd-delay - baseline"]
+
+
+def test_bands_are_one_more_codec_of_several_streams(helped: tuple[Path, dict[str, Any]]) -> None:
+    root, whole = helped
+    bands = json.loads(json.dumps(whole))
+    for name in ("grouped", "grouped-mmd"):
+        bands["study"]["codecs"][name] |= {"architecture": "band", "quantizer": "shared"}
+    results = Results(root, json.dumps(bands))
+    assert claims.kinds(results.study, paper=False) == [Kind("band", "shared")]
+    claim = claims.c7(results)
+    assert claim.verdict == SUPPORTED
+    assert {finding.of for finding in claim.findings} == {"grouped-mmd - grouped"}
 
 
 def test_a_study_of_less_tests_less(helped: tuple[Path, dict[str, Any]]) -> None:

@@ -123,6 +123,14 @@ def test_clips_that_are_not_paired_have_no_divergence(tmp_path: Path) -> None:
     assert (row["system"], row["KL-MTT (nats)"], row["FAD-MTT"].value) == ("theirs", "n/a", 1.5)
 
 
+def test_bandtoks_dependence_is_published_beside_musicgens_scores(study: tuple[Path, str]) -> None:
+    rows = tables.published(Results(*study))
+    assert len({tuple(row) for row in rows}) == 1
+    found = {row["system"]: row[tables.NORMALISED] for row in rows if row["source"] == tables.BANDTOK}
+    assert found == {"residual levels": "about 0.77", "bands, of one codebook": "0.50 to 0.71"}
+    assert {row[tables.NORMALISED] for row in rows if row["source"] == tables.MUSICGEN} == {"n/a"}
+
+
 def test_scores_stand_beside_the_published_ones_of_their_pattern(tmp_path: Path) -> None:
     whole = synthetic.parameters(seeds=(0,))
     models = {"codecs": {"mmd": [0]}, "seeds": [0]}
