@@ -39,7 +39,8 @@ def innovations(streams: Tensor, *, frames: int, ridges: list[float], through: b
         frames: n, at least 1.
         ridges: a, each above 0, as shares of m.
         through: let the gradient through A. It is then the innovations' own, by finite differences; else A is taken as
-            fixed. The study lets it through for that reason: made streams learnt to be independent either way.
+            fixed. The study lets it through for that reason alone: made streams learnt to be independent either way,
+            and on the study's codec, before the loss, the two had a cosine of 0.99.
 
     Raises:
         ValueError: `streams` is not `[B, K, D, T]`, or T is not over n.
