@@ -111,7 +111,7 @@ class Independence(_Section):
 
     weight: NonNegative
     delay: bool  # shift stream k by k frames, as the delay-pattern LM predicts them
-    stream: Literal["quantized", "input", "residual"]
+    stream: Literal["quantized", "input", "residual", "innovation"]
     estimator: Literal["closed_form", "permutation", "audiocraft"]  # the last is the paper's released code as it is
 
 
@@ -293,6 +293,14 @@ class CodecTraining(_Section):
         return self
 
 
+class Innovation(_Section):
+    """What the past tells of a frame's vectors, and streams of innovations therefore leave out."""
+
+    frames: Count  # of all codebooks, before the one that they predict
+    ridge: Annotated[list[Positive], Field(min_length=1), Once]  # candidates, relative to the past's mean diagonal
+    through: bool  # let the loss' gradient through the regression's coefficients
+
+
 class IndependenceTraining(_Section):
     """When and on how much the independence loss is taken; what it weighs is `study.codecs`."""
 
@@ -302,6 +310,7 @@ class IndependenceTraining(_Section):
     checkpointed: bool  # encode each batch again in the backward pass: memory of one batch, but a second encoder pass
     unit: Literal["variance", "median"]  # of the bandwidths: 1, or the rows' median squared distance
     bandwidths: Annotated[list[Positive], Field(min_length=1)]
+    innovation: Innovation
     snapshots: Natural  # for MMD against MI: the last at the end, each other halfway from `start` to the next
 
 
@@ -687,6 +696,19 @@ class Params(_Section):
                 raise ValueError(
                     f"codec.{name}.training.mel_windows has {longest} samples, and segment_seconds gives {samples}: "
                     "take shorter windows or longer segments"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _segments_have_a_past(self) -> Self:
+        past = self.codec.independence.innovation.frames
+        for codec in [codec for codec in self.study.codecs.values() if codec.loss.stream == "innovation"]:
+            seconds = self.codec.of(codec.architecture).training.segment_seconds
+            frames = round(seconds * self.corpus.sample_rate) // self.codec.hop_length
+            if past + codec.loss.delay * (self.codec.codebooks - 1) >= frames:
+                raise ValueError(
+                    f"codec.independence.innovation.frames ({past}) leaves no frame of the {frames} in "
+                    f"codec.{codec.architecture}.training.segment_seconds: take fewer frames or longer segments"
                 )
         return self
 

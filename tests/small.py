@@ -57,6 +57,7 @@ INDEPENDENCE: dict[str, Any] = {
     "checkpointed": False,
     "unit": "variance",
     "bandwidths": [0.1, 1, 5],
+    "innovation": {"frames": 2, "ridge": [0.01, 0.1, 1, 10], "through": True},
     "snapshots": 2,
 }
 SHARED: dict[str, Any] = {

@@ -128,6 +128,18 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         check(changed(key, value))
 
 
+@pytest.mark.parametrize(("frames", "delay"), [(25, False), (22, True)])
+def test_a_past_that_fills_the_segments_is_named_where_innovations_are_asked_for(frames: int, delay: bool) -> None:
+    """Of 25 frames a segment, of which a delay drops three."""
+    whole = changed("codec.independence.innovation.frames", frames)
+    check(whole)
+    whole["study"]["codecs"]["mmd"]["loss"] |= {"stream": "innovation", "delay": delay}
+    with pytest.raises(params.ParamsError, match=rf"innovation.frames \({frames}\) leaves no frame of the 25"):
+        check(whole)
+    whole["codec"]["independence"]["innovation"]["frames"] -= 1
+    check(whole)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
@@ -166,6 +178,9 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
             "study.codecs.mmd.quantizer: 'product' is not one of residual, grouped",
         ),
         ("codec.seanet.pad_mode", "zero", "codec.seanet.pad_mode: Input should be 'reflect' or 'constant'"),
+        ("codec.independence.innovation.frames", 0, "independence.innovation.frames: Input should be greater than 0"),
+        ("codec.independence.innovation.ridge", [], "independence.innovation.ridge: .*at least 1 item"),
+        ("codec.independence.innovation.ridge", [1.0, 0.0], "innovation.ridge.1: Input should be greater than 0"),
         ("codec.codebooks", 2.5, "codec.codebooks: .*integer"),
         ("codec.stft.training.learning_rate", -1, "learning_rate: Input should be greater than 0"),
         ("codec.stft.training.learning_rate", float("nan"), "learning_rate: .*finite"),
@@ -183,7 +198,7 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         (
             "study.codecs.mmd.loss.stream",
             "codes",
-            "study.codecs.mmd.loss.stream: Input should be 'quantized', 'input' or",
+            "study.codecs.mmd.loss.stream: Input should be 'quantized', 'input', 'residual' or 'innovation'",
         ),
         ("study.codecs", {}, "study.codecs: .*at least 1"),
         (

@@ -196,12 +196,14 @@ def test_codecs_that_differ_in_weight_make_a_line() -> None:
         "baseline": ("residual", [0], {}),
         "near": ("residual", [0], {"weight": 10.0}),
         "delayed": ("residual", [0], {"weight": 10.0, "delay": True}),
+        "given": ("residual", [0], {"weight": 10.0, "stream": "innovation"}),
         "grouped": ("grouped", [0], {}),
         "grouped-mmd": ("grouped", [0], {"weight": 1e3}),
     }
     assert _study(codecs, {}).sweeps == {
         "stft, residual, quantized, closed form": ["baseline", "near", "far"],
         "stft, residual, quantized, closed form, delayed": ["baseline", "delayed"],
+        "stft, residual, innovation, closed form": ["baseline", "given"],
         "stft, grouped, quantized, closed form": ["grouped", "grouped-mmd"],
     }
 

@@ -28,6 +28,7 @@ from pipeline.codec import model as codecs
 from pipeline.codec.balancer import Balancer
 from pipeline.codec.discriminator import adversarial_loss, discriminator, discriminator_loss, feature_loss, halves
 from pipeline.codec.independence import above_floor, mmd
+from pipeline.codec.innovation import innovations
 from pipeline.codec.quantizer import Quantized, streams
 from pipeline.codec.spectral import cosine_distance, log_mel_distance, mel_loss, si_sdr, soft_si_sdr
 from pipeline.files import atomic, read_array, write_json
@@ -278,8 +279,14 @@ def independence_loss(run: Run, waveforms: list[Tensor], independence: params.In
         encode = partial(recomputed, encode, use_reentrant=False)
     latent = torch.cat([encode(waveform) for waveform in waveforms])
     quantized: Quantized = run.codec.quantizer(latent)
+    if independence.stream == "innovation":
+        past = macro.innovation
+        given = streams(quantized, "quantized")
+        compared = innovations(given, frames=past.frames, ridges=past.ridge, through=past.through)
+    else:
+        compared = streams(quantized, independence.stream)
     return mmd(
-        streams(quantized, independence.stream),
+        compared,
         delay=independence.delay,
         estimator=independence.estimator,
         bandwidths=macro.bandwidths,

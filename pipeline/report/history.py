@@ -157,4 +157,13 @@ RULE_CHANGES = [
         "That difference was negative, which no price can be: the joint model was trained too little.",
         "none",
     ),
+    Change(
+        "2026-11-27",
+        "b7673f8",
+        "C9",
+        "New: the loss on innovations against the loss on quantized vectors, by the price of factorising, where "
+        "reconstruction and entropy are equal within margins.",
+        "The paper's argument needs independence given the past, and its loss promotes that of the marginals.",
+        "none: written before any price of that loss was measured",
+    ),
 ]

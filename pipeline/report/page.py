@@ -42,6 +42,7 @@ BEHIND: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "C6": (("reconstruction_dependence",), ("reconstruction",)),
     "C7": (("dependence",), ("dependence",)),
     "C8": (("price",), ("price", "likelihood")),
+    "C9": (("price", "reconstruction_dependence"), ("price", "reconstruction", "dependence")),
 }
 
 

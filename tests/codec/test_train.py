@@ -23,6 +23,7 @@ from pipeline.codec import model as codecs
 from pipeline.codec import reconstruction, seanet, tokens
 from pipeline.codec import train as train_codec
 from pipeline.codec.independence import above_floor, mmd
+from pipeline.codec.innovation import innovations
 from pipeline.codec.quantizer import ResidualVectorQuantizer
 from pipeline.codec.spectral import mel_loss
 from pipeline.codec.train import Rows, Run
@@ -31,6 +32,7 @@ from pipeline.generation import decode
 
 OFF = params.Independence(weight=0, delay=False, stream="quantized", estimator="closed_form")
 ON = params.Independence(weight=10, delay=True, stream="quantized", estimator="closed_form")
+GIVEN = ON.model_copy(update={"stream": "innovation"})
 WEIGHTS = ("adversarial_weight", "feature_weight")
 ADVERSARY: dict[str, Any] = dict.fromkeys(WEIGHTS, 4.0)
 BALANCED = ADVERSARY | {"balancer": True}
@@ -105,6 +107,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("stft", ON, EARLY),
         ("stft", ON, LATE),
         ("band", ON, EARLY),
+        ("stft", GIVEN, {}),
     ],
 )
 def test_a_trunk_and_its_branch_are_a_straight_run(
@@ -141,33 +144,38 @@ def test_seeds_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "step", "training"),
+    ("architecture", "step", "training", "independence"),
     [
-        *(("seanet", step, {}) for step in (1, 3, 5, 9, 11)),
-        *(("stft", step, EARLY) for step in (1, 3, 5, 9, 11)),
-        ("seanet", 1, BALANCED),
-        ("seanet", 9, BALANCED),
-        ("seanet", 9, ADVERSARY),
-        ("seanet", 9, EARLY),
-        ("seanet", 5, {"balancer": True}),
-        ("stft", 9, LATE),
-        ("band", 5, EARLY),
-        ("band", 9, EARLY),
+        *(("seanet", step, {}, ON) for step in (1, 3, 5, 9, 11)),
+        *(("stft", step, EARLY, ON) for step in (1, 3, 5, 9, 11)),
+        ("seanet", 1, BALANCED, ON),
+        ("seanet", 9, BALANCED, ON),
+        ("seanet", 9, ADVERSARY, ON),
+        ("seanet", 9, EARLY, ON),
+        ("seanet", 5, {"balancer": True}, ON),
+        ("stft", 9, LATE, ON),
+        ("stft", 9, {}, GIVEN),
+        ("band", 5, EARLY, ON),
+        ("band", 9, EARLY, ON),
     ],
 )
 def test_a_killed_run_continues_bit_by_bit(
-    architecture: str, step: int, training: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    architecture: str,
+    step: int,
+    training: dict[str, Any],
+    independence: params.Independence,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Killed in the first steps, before k-means, before the loss, in its ramp, and in the last step."""
     settings = small.settings(training, architecture)
     straight = new(settings)
-    history = trained(straight, ON)
+    history = trained(straight, independence)
     assert not (CHECKPOINT / "state.safetensors").exists()
     with killed_at(step, monkeypatch):
-        trained(new(settings), ON)
+        trained(new(settings), independence)
     continued = new(settings, seed=5)  # whose own weights must not matter
     continued.seed = 0
-    assert as_csv(trained(continued, ON)) == as_csv(history)
+    assert as_csv(trained(continued, independence)) == as_csv(history)
     assert same(state(straight), state(continued))
 
 
@@ -335,7 +343,7 @@ def test_a_state_with_other_parts_is_named(saved: dict[str, Any], needed: dict[s
         new(small.settings(needed)).load(Path("trunk"))
 
 
-@pytest.mark.parametrize("stream", ["quantized", "input", "residual"])
+@pytest.mark.parametrize("stream", ["quantized", "input", "residual", "innovation"])
 @pytest.mark.parametrize("quantizer", ["residual", "grouped"])
 @pytest.mark.parametrize("architecture", ["seanet", "stft"])
 def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(architecture: str, quantizer: str, stream: str) -> None:
@@ -406,8 +414,21 @@ def test_the_released_code_is_an_estimator_of_its_own() -> None:
     assert released > 10 * ours
 
 
+def test_the_loss_on_innovations_is_that_of_the_quantized_vectors_without_their_past() -> None:
+    """By its own settings, over the clips of all batches, whatever the delay."""
+    run = new(small.settings(innovation={"frames": 3, "ridge": [0.5], "through": False}))
+    trained(run, OFF, 6)
+    batches = train_codec.macro_batch(clips(), run)
+    found = train_codec.independence_loss(run, batches, GIVEN)
+    vectors = run.codec.quantizer(torch.cat([run.codec.latent(waveform) for waveform in batches])).vectors
+    given = innovations(vectors, frames=3, ridges=[0.5], through=False)
+    expected = mmd(given, delay=True, estimator="closed_form", bandwidths=small.INDEPENDENCE["bandwidths"]).loss
+    torch.testing.assert_close(found.detach(), expected)
+
+
 @pytest.mark.slow
-def test_the_loss_lowers_what_it_measures() -> None:
+@pytest.mark.parametrize("stream", ["quantized", "innovation"])
+def test_the_loss_lowers_what_it_measures(stream: str) -> None:
     """Enough of it makes the codebooks of the same music less dependent than they are without."""
     settings = small.settings(
         {"steps": 60, "segment_seconds": 0.64, "quantize_from": 0.05, "warmup": 1 / 30}, start=1 / 6, ramp=1 / 12
@@ -415,9 +436,11 @@ def test_the_loss_lowers_what_it_measures() -> None:
     found = {}
     for weight in (0, 100):
         run = new(settings)
-        trained(run, params.Independence(weight=weight, delay=False, stream="quantized", estimator="closed_form"), 60)
+        trained(run, params.Independence(weight=weight, delay=False, stream=stream, estimator="closed_form"), 60)
         waveform = torch.from_numpy(to_float(small.music()[:4]))
         vectors = run.codec.quantizer(run.codec.latent(waveform)).vectors
+        if stream == "innovation":
+            vectors = innovations(vectors, frames=2, ridges=[0.01, 0.1, 1, 10], through=False)
         found[weight] = float(mmd(vectors, delay=False, estimator="closed_form", bandwidths=[0.1, 1, 5]).estimate)
     assert found[100] < found[0]
 

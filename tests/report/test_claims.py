@@ -50,7 +50,7 @@ def harmed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, An
 
 
 def test_a_loss_that_helps_is_supported(helped: tuple[Path, dict[str, Any]]) -> None:
-    assert _verdicts(*helped) == dict.fromkeys(claims.CLAIMS, SUPPORTED)
+    assert _verdicts(*helped) == dict.fromkeys(helped[1]["report"]["claims"], SUPPORTED)
 
 
 def test_a_loss_that_harms_is_not_supported(harmed: tuple[Path, dict[str, Any]]) -> None:
@@ -311,6 +311,99 @@ def test_a_study_of_less_tests_less(helped: tuple[Path, dict[str, Any]]) -> None
     assert [verdicts[claim] for claim in ("C3", "C4", "C5", "C7", "C8")] == [NOT_TESTED] * 5
 
 
+def _given_the_past() -> dict[str, Any]:
+    """A study with a loss on innovations that does what the loss does, and more than its loss on quantized vectors."""
+    whole = synthetic.parameters((0, 1, 2))
+    whole["report"]["claims"] = ["C8", "C9"]
+    codecs, models = whole["study"]["codecs"], whole["study"]["language_models"]
+    codecs["innovation"] = {**codecs["mmd"], "loss": {**codecs["mmd"]["loss"], "stream": "innovation"}}
+    codecs["mmd"]["loss"]["weight"] = 10.0
+    models["parallel"]["codecs"]["innovation"] = [0, 1, 2]
+    return whole
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    root, whole = tmp_path_factory.mktemp("given"), _given_the_past()
+    synthetic.write(root, whole)
+    return root, whole
+
+
+def test_independence_given_the_past_is_held_against_the_papers_loss(given: tuple[Path, dict[str, Any]]) -> None:
+    root, whole = given
+    ninth = claims.assess(Results(root, json.dumps(whole)))["C9"]
+    assert ninth.verdict == SUPPORTED
+    assert not ninth.note
+    decisive = [finding for finding in ninth.findings if finding.verdict]
+    assert [(f.measure, f.of, f.seed) for f in decisive] == [
+        ("price of factorising (bits a frame)", "innovation - mmd, parallel", "all")
+    ]
+    assert decisive[0].value < 0
+    assert {"summed entropy (relative)", "SI-SDR (dB)", "local excess of MI, equal time (bits)"} <= {
+        finding.measure for finding in ninth.findings if not finding.verdict
+    }
+    assert [row["claim"] for row in tables.power_rows({"C9": ninth})] == ["C9"]
+
+
+def test_a_price_that_rises_goes_against_independence_given_the_past(tmp_path: Path) -> None:
+    whole = _given_the_past()
+    synthetic.write(tmp_path, whole, effect=-1)
+    assert _verdicts(tmp_path, whole)["C9"] == NOT_SUPPORTED
+
+
+@pytest.mark.parametrize("side", [1, -1])
+@pytest.mark.parametrize(
+    ("measure", "by", "says"),
+    [
+        ("si_sdr", 1.0, r"SI-SDR differs by (.*) dB"),
+        ("log_mel", 0.1, "log-mel distance differs by (.*)%"),
+        ("entropy", 1.0, "summed entropy differs by (.*)%"),
+    ],
+)
+def test_a_price_of_unequal_codecs_decides_nothing(
+    measure: str,
+    by: float,
+    says: str,
+    side: int,
+    given: tuple[Path, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither for nor against, whichever of the two is better."""
+    root, whole = given
+    for name in ("reconstruction", "total"):
+        read = getattr(Results, name)
+
+        def moved(results: Results, codec: str, seed: int, *which: str, read: Any = read) -> Estimate:
+            found = read(results, codec, seed, *which)
+            return _moved(found, side * by) if codec == "innovation" and measure in which else found
+
+        monkeypatch.setattr(Results, name, moved)
+    ninth = claims.assess(Results(root, json.dumps(whole)))["C9"]
+    differs = re.fullmatch(f"{UNDECIDED}: innovation - mmd: {says}", ninth.verdict)
+    assert differs
+    assert float(differs[1]) * side > 0
+    assert {finding.verdict for finding in ninth.findings} == {UNDECIDED, ""}
+
+
+def test_untrained_models_do_not_decide_it(given: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    root, whole = given
+    monkeypatch.setattr(claims, "GAIN", 0.5)
+    assert "saves" in claims.assess(Results(root, json.dumps(whole)))["C9"].verdict
+
+
+@pytest.mark.parametrize("change", [{"delay": True}, {"estimator": "permutation"}, {"stream": "input"}, None])
+def test_only_losses_that_differ_in_their_streams_alone_are_compared(
+    change: dict[str, Any] | None, given: tuple[Path, dict[str, Any]]
+) -> None:
+    root, whole = given
+    other = json.loads(json.dumps(whole))
+    if change:
+        other["study"]["codecs"]["innovation"]["loss"] |= change
+    else:
+        del other["study"]["language_models"]["parallel"]["codecs"]["innovation"]
+    assert _verdicts(root, other)["C9"] == NOT_TESTED
+
+
 def test_reconstruction_beyond_the_margin_is_not_supported(
     helped: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -351,27 +444,27 @@ def test_an_interval_decides_against_its_margin(low: float, high: float, margin:
     assert claims.higher(Estimate(-estimate.value, -high, -low, -estimate.resamples), -margin) == expected
 
 
-NINTH = """
+ADDED = """
 from pipeline.report.claims import Claim, Finding, _claim
 
-def c9(results):
+def c10(results):
     bits = results.total("mmd", 0, "equal_time", "entropy")
     finding = Finding("summed entropy (bits)", "mmd", "0", bits.value, bits.low, bits.high, "supported")
     return _claim("Codes carry information", "summed entropy", "a toy", [finding])
 
-CLAIMS = {"C9": c9}
+CLAIMS = {"C10": c10}
 """
 
 
 @pytest.fixture
-def ninth_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def added_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A module of the report that defines one more claim."""
     package, report = tmp_path / "pipeline", tmp_path / "pipeline" / "report"
     report.mkdir(parents=True)
     for folder in set(params.TABLES.values()) - {"report"}:
         (package / folder).symlink_to(params.PACKAGE / folder)
     (report / "claims.py").symlink_to(claims.__file__)
-    (report / "ninth.py").write_text(NINTH)
+    (report / "added.py").write_text(ADDED)
     monkeypatch.setattr(params, "PACKAGE", package)
     monkeypatch.setattr(pipeline.report, "__path__", [*pipeline.report.__path__, str(report)])
     params.choices.cache_clear()
@@ -379,12 +472,12 @@ def ninth_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     params.choices.cache_clear()
 
 
-@pytest.mark.usefixtures("ninth_claim")
+@pytest.mark.usefixtures("added_claim")
 def test_a_claim_is_added_by_a_module_of_its_own(helped: tuple[Path, dict[str, Any]]) -> None:
     root, whole = helped
-    more = whole | {"report": whole["report"] | {"claims": ["C9", "C4"]}}
-    [ninth, fourth] = tables.claim_rows(claims.assess(Results(root, json.dumps(more))))
-    assert (ninth["claim"], ninth["says"], ninth["verdict"]) == ("C9", "Codes carry information", SUPPORTED)
+    more = whole | {"report": whole["report"] | {"claims": ["C10", "C4"]}}
+    [added, fourth] = tables.claim_rows(claims.assess(Results(root, json.dumps(more))))
+    assert (added["claim"], added["says"], added["verdict"]) == ("C10", "Codes carry information", SUPPORTED)
     assert (fourth["claim"], fourth["verdict"]) == ("C4", SUPPORTED)
 
 
