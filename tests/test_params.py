@@ -103,6 +103,11 @@ def test_no_default_hides_outside_the_file() -> None:
             DEFAULTS["codec"]["stft"]["training"] | {"cosine_weight": 0, "mel_weight": 0},
             r"codec.stft.training: no loss holds the decoder's output to its target",
         ),
+        (
+            "study.codecs.mmd.loss",
+            DEFAULTS["study"]["codecs"]["mmd-delay"]["loss"] | {"stream": "time"},
+            "study.codecs.mmd.loss: delay shifts codebooks, and the streams of time are none: set delay to false",
+        ),
         ("lm.heads", 7, r"must be a multiple of lm.heads \(7\)"),
         (
             "codec.seanet.training.segment_seconds",
@@ -151,10 +156,12 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         (
             "study.codecs.mmd.quantizer",
             "product",
-            "study.codecs.mmd.quantizer: 'product' is not one of residual, grouped",
+            "study.codecs.mmd.quantizer: 'product' is not one of .*residual, grouped",
         ),
         ("codec.seanet.pad_mode", "zero", "codec.seanet.pad_mode: Input should be 'reflect' or 'constant'"),
         ("codec.codebooks", 2.5, "codec.codebooks: .*integer"),
+        ("codec.levels", [128, 2], "codec.levels.1: .*greater than or equal to 3"),
+        ("codec.quantizer_dropout", 1.5, "codec.quantizer_dropout: .*less than or equal to 1"),
         ("codec.stft.training.learning_rate", -1, "learning_rate: Input should be greater than 0"),
         ("codec.stft.training.learning_rate", float("nan"), "learning_rate: .*finite"),
         ("codec.stft.training.betas", [0.9, 1.1], "codec.stft.training.betas.1: .*less than or equal to 1"),
@@ -171,7 +178,7 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
         (
             "study.codecs.mmd.loss.stream",
             "codes",
-            "study.codecs.mmd.loss.stream: Input should be 'quantized', 'input' or",
+            "study.codecs.mmd.loss.stream: Input should be 'quantized', 'input', 'residual'",
         ),
         ("study.codecs", {}, "study.codecs: .*at least 1"),
         (
@@ -194,6 +201,15 @@ def test_what_does_not_fit_together_is_named(key: str, value: Any, complaint: st
 def test_a_faulty_value_is_named_with_its_key(key: str, value: Any, complaint: str) -> None:
     with pytest.raises(params.ParamsError, match=complaint):
         check(changed(key, value))
+
+
+def test_levels_make_the_codebook_where_a_codec_has_them() -> None:
+    assert check(changed("codec.levels", [8, 5, 5])).codec.levels == [8, 5, 5]
+    whole = changed("codec.levels", [8, 5, 5])
+    whole["study"]["codecs"]["mmd"]["quantizer"] = "fsq"
+    complaint = r"codec.levels \(\[8, 5, 5\]\) make 200 codes and must make codec.codebook_size \(256\) where "
+    with pytest.raises(params.ParamsError, match=complaint + r"study.codecs.mmd.quantizer is fsq"):
+        check(whole)
 
 
 def test_every_fault_is_named_at_once() -> None:
