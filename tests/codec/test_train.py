@@ -331,38 +331,43 @@ def test_a_state_with_other_parts_is_named(saved: dict[str, Any], needed: dict[s
 
 
 @pytest.mark.parametrize("quantizer", ["fsq", "cosine"])
-def test_a_quantizers_parameters_are_trained_averaged_branched_and_resumed(
-    quantizer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Untouched until the latent is quantized; from then on, a straight run, a branch and a killed one are one."""
-    straight = new(quantizer=quantizer)
-    fresh = {name: value.clone() for name, value in straight.codec.quantizer.state_dict().items()}
-    trained(straight, OFF, small.QUANTIZED_FROM)
-    assert same(straight.codec.quantizer.state_dict(), fresh)
-    history = trained(straight, ON)
-    moved = straight.codec.quantizer.state_dict()
-    assert not any(torch.equal(value, fresh[name]) for name, value in moved.items())
-    averaged = straight.average.quantizer.state_dict()
-    assert not any(
-        torch.equal(value, moved[name]) or torch.equal(value, fresh[name]) for name, value in averaged.items()
-    )
+def test_a_quantizers_parameters_are_trained_and_averaged_once_the_latent_is_quantized(quantizer: str) -> None:
+    run = new(quantizer=quantizer)
+    fresh = {name: value.clone() for name, value in run.codec.quantizer.state_dict().items()}
+    trained(run, OFF, small.QUANTIZED_FROM)
+    assert same(run.codec.quantizer.state_dict(), fresh)
+    history = trained(run, ON)
     assert all(np.isfinite(list(row.values())).all() for row in history)
+    moved, averaged = run.codec.quantizer.state_dict(), run.average.quantizer.state_dict()
+    for name, value in fresh.items():
+        assert not torch.equal(moved[name], value)
+        assert not torch.equal(averaged[name], value)
+        assert not torch.equal(averaged[name], moved[name])
 
-    trunk, branch = new(quantizer=quantizer), new(quantizer=quantizer, seed=5)
+
+@pytest.mark.parametrize("quantizer", ["fsq", "cosine"])
+def test_a_trunk_and_its_branch_are_a_straight_run_whatever_the_quantizer(quantizer: str) -> None:
+    straight, trunk, branch = (new(quantizer=quantizer) for _ in range(3))
+    trained(straight, ON)
     trained(trunk, OFF, 6)
     trunk.save(Path("trunk"), [], "trunk")
-    branch.seed = 0
     branch.load(Path("trunk"))
     trained(branch, ON)
     assert same(state(straight), state(branch))
-    for step in (1, 5, 9):
-        with killed_at(step, monkeypatch):
-            trained(new(quantizer=quantizer), ON)
-        continued = new(quantizer=quantizer, seed=5)
-        continued.seed = 0
-        trained(continued, ON)
-        assert same(state(straight), state(continued))
-        (CHECKPOINT / "state.safetensors").unlink()
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])
+@pytest.mark.parametrize("quantizer", ["fsq", "cosine"])
+def test_a_killed_run_continues_whatever_the_quantizer(
+    quantizer: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, continued = new(quantizer=quantizer), new(quantizer=quantizer, seed=5)
+    trained(straight, ON)
+    with killed_at(step, monkeypatch):
+        trained(new(quantizer=quantizer), ON)
+    continued.seed = 0
+    trained(continued, ON)
+    assert same(state(straight), state(continued))
 
 
 def dropping(share: float) -> params.CodecSettings:
@@ -630,6 +635,7 @@ BRANCH = ("--trunk", "trunk", "--name", "mmd")
         ("stft", "residual", {"training": EARLY}),
         ("stft", "grouped", {"training": LATE}),
         ("stft", "fsq", {"training": EARLY}),
+        ("stft", "cosine", {"training": EARLY}),
         ("seanet", "cosine", {"quantizer_dropout": 0.5}),
     ],
 )
