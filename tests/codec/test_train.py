@@ -412,7 +412,8 @@ def test_the_loss_sees_every_stream_where_segments_drop_codebooks() -> None:
 @pytest.mark.parametrize("stream", ["embedding", "time"])
 def test_nemos_streams_train_a_codec(stream: str) -> None:
     run = new(quantizer="fsq")
-    loss = params.Independence(weight=1, delay=False, stream=stream, estimator="permutation")
+    # Of four segments, and so four rows of `time`, a permutation's unbiased estimate is often below 0, and clamped.
+    loss = params.Independence(weight=1, delay=False, stream=stream, estimator="closed_form")
     history = trained(run, loss)
     assert any(row.get("mmd", 0) > 0 for row in history)
     assert all(np.isfinite(list(row.values())).all() for row in history)
