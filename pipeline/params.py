@@ -111,8 +111,14 @@ class Independence(_Section):
 
     weight: NonNegative
     delay: bool  # shift stream k by k frames, as the delay-pattern LM predicts them
-    stream: Literal["quantized", "input", "residual", "innovation"]
+    stream: Literal["quantized", "input", "residual", "innovation", "embedding", "time"]
     estimator: Literal["closed_form", "permutation", "audiocraft"]  # the last is the paper's released code as it is
+
+    @model_validator(mode="after")
+    def _streams_are_codebooks_where_delayed(self) -> Self:
+        if self.delay and self.stream in ("embedding", "time"):
+            raise ValueError(f"delay shifts codebooks, and the streams of {self.stream} are none: set delay to false")
+        return self
 
 
 class StudyCodec(_Section):
@@ -420,11 +426,14 @@ class SharedCodec(_Section):
     codebook_decay: Fraction
     kmeans_iterations: Count
     dead_code_threshold: NonNegative
+    quantizer_dropout: Fraction  # share of training segments decoded from a random number of codebooks
+    levels: Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]  # of each number of a group of fsq
+    codebook_dimension: Count  # of the codes of cosine
     independence: IndependenceTraining
 
 
 class CodecSettings(SharedCodec):
-    """A network of one architecture with a vector quantizer, and how it is trained."""
+    """A network of one architecture with a quantizer, and how it is trained."""
 
     architecture: Architecture
     sizes: Any
@@ -749,6 +758,16 @@ class Params(_Section):
                     f"lm.positions is rotary_2d, and steps of study.language_models.{name} hold several codebooks: "
                     f"leave it out (patterns with one a step: {', '.join(placed)}), or take sinusoidal"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _levels_make_the_codebook(self) -> Self:
+        finite = [name for name, codec in self.study.codecs.items() if codec.quantizer == "fsq"]
+        if finite and (codes := math.prod(self.codec.levels)) != self.codec.codebook_size:
+            raise ValueError(
+                f"codec.levels ({self.codec.levels}) make {codes} codes and must make codec.codebook_size "
+                f"({self.codec.codebook_size}) where study.codecs.{finite[0]}.quantizer is fsq"
+            )
         return self
 
     @model_validator(mode="after")

@@ -68,6 +68,9 @@ SHARED: dict[str, Any] = {
     "codebook_decay": 0.9,
     "kmeans_iterations": 5,
     "dead_code_threshold": 0.2,
+    "quantizer_dropout": 0.0,
+    "levels": [8],
+    "codebook_dimension": 3,
 }
 SIZES: dict[str, dict[str, Any]] = {
     "seanet": {

@@ -1,4 +1,4 @@
-"""The neural audio codec: a network around a vector quantizer (EnCodec), its files, waveforms to codes and back."""
+"""The neural audio codec: a network around a quantizer (EnCodec), its files, waveforms to codes and back."""
 
 from pathlib import Path
 from typing import Any, Protocol
@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from pipeline.codec.quantizer import VectorQuantizer
+from pipeline.codec.quantizer import Quantizer
 from pipeline.files import atomic, read_json, write_json
 from pipeline.params import CodecSettings, checked, choice
 
@@ -45,9 +45,7 @@ class Codec(nn.Module):
         self.hop_length: int = sizes.hop_length  # samples
         network = self.architecture(sizes, dimension)
         self.encoder, self.decoder = network.encoder, network.decoder
-        self.quantizer: VectorQuantizer = choice("QUANTIZERS", configuration["quantizer"])(
-            configuration["codebooks"], configuration["codebook_size"], dimension
-        )
+        self.quantizer: Quantizer = choice("QUANTIZERS", configuration["quantizer"]).of(configuration)
 
     @property
     def frame_rate(self) -> float:
@@ -98,6 +96,7 @@ def configuration(params: CodecSettings, sample_rate: int, quantizer: str) -> di
         "codebook_size": params.codebook_size,
         "latent_norm": params.latent_norm,
         "dimension": params.dimension,
+        **{name: getattr(params, name) for name in choice("QUANTIZERS", quantizer).settings},
         "architecture": params.architecture,
         params.architecture: params.sizes.model_dump(mode="json"),
     }

@@ -1,26 +1,94 @@
-"""Vector quantizers of K codebooks, learned as moving averages: residual (EnCodec, section 3.2) and grouped."""
+"""Quantizers of K codebooks; two learned as moving averages: residual (EnCodec, section 3.2) and grouped."""
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Stream = Literal["quantized", "input", "residual"]
+Stream = Literal["quantized", "input", "residual", "embedding", "time"]
 
 
 class Quantized(NamedTuple):
-    """A latent and its codes; D' is what one codebook quantizes: D, or D / K where it is grouped."""
+    """A latent and its codes; D' is what one codebook quantizes: D, D / K where grouped, or what D is projected to."""
 
-    latent: Tensor  # [B, D, T], what the codes stand for; its gradient to the input is the identity
+    latent: Tensor  # [B, D, T], what the codes stand for; its gradient to the input is that of no quantizing
     codes: Tensor  # [B, K, T], integers
-    inputs: Tensor  # [B, K, D', T], what codebook k quantizes, with the identity as gradient to the latent
+    inputs: Tensor  # [B, K, D', T], what codebook k quantizes, with its gradient to the latent: earlier codes are fixed
     vectors: Tensor  # [B, K, D', T], q_k, without gradient
-    commitment: Tensor  # scalar, mean squared distance of each codebook's input to its code
+    commitment: Tensor  # scalar, mean squared distance of each codebook's input to its code; 0 where none is needed
 
 
-class VectorQuantizer(nn.Module):
+class Quantizer(nn.Module):
+    """K codebooks of C codes: what an entry of a table `QUANTIZERS` in this folder has to be.
+
+    A codebook may be learned by gradient, its parameters being the codec's, or follow the latents by `initialise` and
+    `update`, which do nothing here.
+    """
+
+    settings: ClassVar[tuple[str, ...]] = ()  # what it is made from beside K, C and D: keys of the section `codec`
+    ordered: ClassVar[bool] = False  # whether its first codebooks stand for a coarser latent, as residual ones do
+
+    def __init__(self, codebooks: int, codebook_size: int) -> None:
+        """`codebooks` is K and `codebook_size` is C."""
+        super().__init__()
+        self.count, self.size = codebooks, codebook_size
+
+    @classmethod
+    def of(cls, configuration: Mapping[str, Any]) -> Self:
+        """The quantizer of a codec's configuration."""
+        sizes = (configuration[name] for name in ("codebooks", "codebook_size", "dimension"))
+        return cls(*sizes, **{name: configuration[name] for name in cls.settings})
+
+    def forward(self, latent: Tensor, kept: Tensor | None = None) -> Quantized:
+        """Quantizes `[B, D, T]`; the latent that comes back is of the first `kept` `[B]` codebooks alone, if given."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, latent: Tensor) -> Tensor:
+        """Codes `[B, K, T]` of `[B, D, T]`."""
+        codes: Tensor = self(latent).codes
+        return codes
+
+    def vectors(self, codes: Tensor) -> Tensor:
+        """q_k `[B, K, D', T]` of codes `[B, K, T]`; K may be less than there are codebooks.
+
+        Raises:
+            ValueError: there are more streams than codebooks, or a code outside its codebook.
+        """
+        if codes.ndim != 3 or not 0 < codes.shape[1] <= self.count:
+            raise ValueError(f"codes must be [B, K, T] with K up to {self.count}, got {tuple(codes.shape)}")
+        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= self.size):
+            raise ValueError(
+                f"codes lie in [{int(codes.min())}, {int(codes.max())}], the codebooks in [0, {self.size - 1}]"
+            )
+        return self._chosen(codes.long())
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The latent `[B, D, T]` that codes `[B, K, T]` stand for; codebooks without codes add 0.
+
+        Raises:
+            ValueError: there are more streams than codebooks, or a code outside its codebook.
+        """
+        return self._joined(self.vectors(codes))
+
+    def initialise(self, latent: Tensor, iterations: int, generator: torch.Generator) -> None:
+        """Prepares the codebooks for latents like `[B, D, T]`; a k-means takes `iterations`."""
+
+    def update(self, latent: Tensor, *, decay: float, dead_share: float, generator: torch.Generator) -> None:
+        """Moves the codebooks after a step that quantized the latents `[B, D, T]`."""
+
+    def _chosen(self, codes: Tensor) -> Tensor:
+        """q_k `[B, K, D', T]` of codes `[B, K, T]`."""
+        raise NotImplementedError
+
+    def _joined(self, vectors: Tensor) -> Tensor:
+        """The latent `[B, D, T]` that vectors `[B, K, D', T]` stand for."""
+        raise NotImplementedError
+
+
+class VectorQuantizer(Quantizer):
     """K codebooks of C vectors, each a moving average of its inputs; subclasses say which inputs a codebook gets."""
 
     codebooks: Tensor  # [K, C, D']
@@ -29,18 +97,19 @@ class VectorQuantizer(nn.Module):
 
     def __init__(self, codebooks: int, codebook_size: int, dimension: int) -> None:
         """Codebooks start at 0; `initialise` fills them."""
-        super().__init__()
+        super().__init__(codebooks, codebook_size)
         self.register_buffer("codebooks", torch.zeros(codebooks, codebook_size, dimension))
         self.register_buffer("hits", torch.ones(codebooks, codebook_size))
         self.register_buffer("sums", torch.zeros(codebooks, codebook_size, dimension))
 
-    def forward(self, latent: Tensor) -> Quantized:
+    def forward(self, latent: Tensor, kept: Tensor | None = None) -> Quantized:
         """Quantizes `[B, D, T]`; the codebooks get no gradient, the latent's passes straight through."""
         codes = self.encode(latent)
         vectors = self.vectors(codes)
         inputs = self._inputs(latent, vectors)
         commitment = (inputs - vectors).square().mean()
-        return Quantized(latent + (self._joined(vectors) - latent).detach(), codes, inputs, vectors, commitment)
+        joined = self._joined(vectors if kept is None else first(vectors, kept))
+        return Quantized(latent + (joined - latent).detach(), codes, inputs, vectors, commitment)
 
     @torch.no_grad()
     def encode(self, latent: Tensor) -> Tensor:
@@ -53,28 +122,6 @@ class VectorQuantizer(nn.Module):
 
         self._walk(latent, assign)
         return torch.stack(codes).unflatten(1, (len(latent), -1)).transpose(0, 1)
-
-    def vectors(self, codes: Tensor) -> Tensor:
-        """q_k `[B, K, D', T]` of codes `[B, K, T]`; K may be less than there are codebooks.
-
-        Raises:
-            ValueError: there are more streams than codebooks, or a code outside its codebook.
-        """
-        if codes.ndim != 3 or not 0 < codes.shape[1] <= len(self.codebooks):
-            raise ValueError(f"codes must be [B, K, T] with K up to {len(self.codebooks)}, got {tuple(codes.shape)}")
-        size = self.codebooks.shape[1]
-        if codes.numel() and (int(codes.min()) < 0 or int(codes.max()) >= size):
-            raise ValueError(f"codes lie in [{int(codes.min())}, {int(codes.max())}], the codebooks in [0, {size - 1}]")
-        chosen = [codebook[used.long()] for codebook, used in zip(self.codebooks, codes.unbind(1), strict=False)]
-        return torch.stack(chosen).permute(1, 0, 3, 2)
-
-    def decode(self, codes: Tensor) -> Tensor:
-        """The latent `[B, D, T]` that codes `[B, K, T]` stand for; codebooks without codes add 0.
-
-        Raises:
-            ValueError: there are more streams than codebooks, or a code outside its codebook.
-        """
-        return self._joined(self.vectors(codes))
 
     @torch.no_grad()
     def initialise(self, latent: Tensor, iterations: int, generator: torch.Generator) -> None:
@@ -123,6 +170,10 @@ class VectorQuantizer(nn.Module):
             inputs = self._next(left)
             left = self._left(left, quantize(k, inputs))
 
+    def _chosen(self, codes: Tensor) -> Tensor:
+        chosen = [codebook[used] for codebook, used in zip(self.codebooks, codes.unbind(1), strict=False)]
+        return torch.stack(chosen).permute(1, 0, 3, 2)
+
     def _next(self, left: Tensor) -> Tensor:
         """What the next codebook quantizes of what is left of the frames, `[N, D']`."""
         raise NotImplementedError
@@ -135,13 +186,11 @@ class VectorQuantizer(nn.Module):
         """What codebook k quantizes, `[B, K, D', T]`, of `[B, D, T]` where the codebooks chose `[B, K, D', T]`."""
         raise NotImplementedError
 
-    def _joined(self, vectors: Tensor) -> Tensor:
-        """The latent `[B, D, T]` that vectors `[B, K, D', T]` stand for."""
-        raise NotImplementedError
-
 
 class ResidualVectorQuantizer(VectorQuantizer):
     """Codebook k quantizes what the ones before it left, z - sum_{j<k} q_j (EnCodec, section 3.2)."""
+
+    ordered = True
 
     def _next(self, left: Tensor) -> Tensor:
         return left
@@ -183,26 +232,50 @@ class GroupedVectorQuantizer(VectorQuantizer):
         return F.pad(vectors.flatten(1, 2), (0, 0, 0, missing))
 
 
-QUANTIZERS: dict[str, type[VectorQuantizer]] = {
+QUANTIZERS: dict[str, type[Quantizer]] = {
     "residual": ResidualVectorQuantizer,
     "grouped": GroupedVectorQuantizer,
 }
 
 
 def streams(quantized: Quantized, which: Stream) -> Tensor:
-    """The K streams `[B, K, D', T]` whose independence the loss asks for.
+    """The streams whose independence the loss asks for, `[B, K, D', T]` or, of the last two, as they say.
 
-    `quantized` (algorithm 1): q_k. `input`: what codebook k quantizes, z - sum_{j<k} q_j, or its part of z. `residual`:
-    the input minus q_k. Each has the identity as its gradient to what the codebook quantizes of the latent, so the loss
-    trains the encoder and never the codebooks.
+    - `quantized` (algorithm 1): q_k.
+    - `input`: what codebook k quantizes, z - sum_{j<k} q_j, or its part of z.
+    - `residual`: the input minus q_k.
+    - `embedding`, `[B, K D', 1, T]`: each number of the q_k is a stream of its own, so that a codebook's numbers are
+      asked to be independent of each other too.
+    - `time`, `[B, T, K D', 1]`: each frame is a stream, and a row a whole segment: N is the number of segments, and
+      frames are asked to be independent of each other.
+
+    Each has the identity as its gradient to what the codebook quantizes of the latent, so the loss trains the encoder,
+    with its projections where the quantizer has such, and never the codebooks nor what is made of their codes.
+
+    With the estimator `permutation`, `quantized`, `embedding` and `time` are what `MMDCodebookLoss`, `MMDEmbeddingLoss`
+    and `MMDTimeLoss` of NVIDIA NeMo (`audio_codec_loss.py`) compare, where the quantizer is grouped, as NeMo's is.
+    Theirs standardises by the variance of N - 1 degrees of freedom: a bandwidth a here is a (N - 1) / N there.
+
+    Raises:
+        ValueError: there are no streams of that name.
     """
-    if which == "quantized":
-        return quantized.vectors + (quantized.inputs - quantized.inputs.detach())
     if which == "input":
         return quantized.inputs
     if which == "residual":
         return quantized.inputs - quantized.vectors
-    raise ValueError(f"stream is {which!r}; it must be 'quantized', 'input' or 'residual'")
+    through = quantized.vectors + (quantized.inputs - quantized.inputs.detach())
+    if which == "quantized":
+        return through
+    if which == "embedding":
+        return through.flatten(1, 2)[:, :, None]
+    if which == "time":
+        return through.flatten(1, 2).transpose(1, 2)[..., None]
+    raise ValueError(f"stream is {which!r}; it must be one of {', '.join(get_args(Stream))}")
+
+
+def first(vectors: Tensor, kept: Tensor) -> Tensor:
+    """`[B, K, D', T]` with 0 for the codebooks after the first `kept` `[B]` of each segment."""
+    return vectors * (torch.arange(vectors.shape[1], device=vectors.device) < kept[:, None])[:, :, None, None]
 
 
 def _nearest(frames: Tensor, codebook: Tensor) -> Tensor:

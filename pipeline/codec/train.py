@@ -128,7 +128,7 @@ def train(
             run.optimizer.zero_grad(set_to_none=True)
 
             latent = run.codec.latent(waveform)
-            quantized = run.codec.quantizer(latent) if quantize else None
+            quantized = run.codec.quantizer(latent, kept_codebooks(run)) if quantize else None
             output = run.codec.synthesise(quantized.latent if quantized else latent)[:, : waveform.shape[1]]
             losses = reconstruction_losses(output, waveform, run)
             adversary = ramp(run.step, adversary_from, training.step(training.adversary_ramp))
@@ -206,6 +206,21 @@ def batch(clips: "Rows", run: Run, step: int) -> Tensor:
 def drawn(count: int, wanted: int, generator: torch.Generator) -> list[int]:
     """`wanted` of the numbers under `count`, in their order."""
     return sorted(torch.randperm(count, generator=generator)[:wanted].tolist())
+
+
+def kept_codebooks(run: Run) -> Tensor | None:
+    """How many codebooks each segment of this step is decoded from, `[B]`: all, or at random 1 to K (DAC, section 3.3).
+
+    None, for all of every segment, where `codec.quantizer_dropout` is 0 or the codebooks have no order. The loss for
+    independence sees all streams. Differs from DAC in the codebooks left out, which commit and learn nevertheless.
+    """
+    share, count = run.settings.quantizer_dropout, run.settings.training.batch_size
+    if share == 0 or not run.codec.quantizer.ordered:
+        return None
+    generator = run.generator(0)
+    fewer = torch.rand(count, generator=generator) < share
+    some = torch.randint(1, run.settings.codebooks + 1, (count,), generator=generator)
+    return torch.where(fewer, some, run.settings.codebooks).to(next(run.codec.parameters()).device)
 
 
 def macro_batch(clips: "Rows", run: Run) -> list[Tensor]:
@@ -297,7 +312,7 @@ def independence_loss(run: Run, waveforms: list[Tensor], independence: params.In
 
 @torch.no_grad()
 def initialise(run: Run, clips: "Rows", device: torch.device) -> None:
-    """K-means start of the codebooks, on the batches to come."""
+    """Start of the codebooks, k-means where they have one, on the batches to come."""
     latents: list[Tensor] = []
     while sum(z.shape[0] * z.shape[2] for z in latents) < KMEANS_FRAMES * run.settings.codebook_size:
         latents.append(run.codec.latent(batch(clips, run, run.step + len(latents)).to(device)))
@@ -331,9 +346,7 @@ def validate(run: Run, waveform: Tensor, quantize: bool) -> dict[str, float]:
             share /= share.sum()
             result[f"perplexity_{k}"] = float(torch.exp(-torch.special.xlogy(share, share).sum()))
         for name, delay in (("equal_time", False), ("delayed", True)):
-            few = quantized.vectors[
-                :, :, :, : max(VALIDATION_ROWS // len(waveform), len(run.codec.quantizer.codebooks))
-            ]
+            few = quantized.vectors[:, :, :, : max(VALIDATION_ROWS // len(waveform), run.settings.codebooks)]
             measured = above_floor(few, delay=delay, bandwidths=macro.bandwidths, unit=macro.unit)
             result[f"validation_mmd_{name}"] = measured
     return result

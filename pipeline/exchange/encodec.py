@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from pipeline import job, provenance
+from pipeline.codec import cosine, finite_scalar, quantizer, stft
 from pipeline.codec import model as codecs
-from pipeline.codec import quantizer, stft
-from pipeline.codec.quantizer import GroupedVectorQuantizer, ResidualVectorQuantizer
+from pipeline.codec.quantizer import GroupedVectorQuantizer, ResidualVectorQuantizer, VectorQuantizer
 from pipeline.files import atomic, read_json, write_json
 
 if TYPE_CHECKING:
@@ -89,21 +89,23 @@ def to_transformers(codec: codecs.Codec) -> "PreTrainedModel":
 
     Raises:
         ValueError: no model of transformers has the architecture or quantizer of `codec`, as `band`, `shared` or one of
-            the user's, or a SEANet's codebooks are not of a power of two of codes.
+            the user's; a SEANet's quantizer is neither residual nor grouped, or its codebooks are not of a power of
+            two of codes.
     """
     if codec.configuration["architecture"] == "stft":
         return _stft_codec(codec.configuration, codec.state_dict())
+    config, codebooks = _encodec_config(codec.configuration), _residual(codec)
     _, model_class = _transformers(codec.configuration["latent_norm"])
-    model = model_class(_encodec_config(codec.configuration)).eval()
+    model = model_class(config).eval()
     if not codec.configuration["seanet"]["lstm_layers"]:
         for lstm in _layers(model, nn.LSTM):
             lstm.load_state_dict({name: torch.zeros_like(value) for name, value in lstm.state_dict().items()})
     for part in ("encoder", "decoder"):
         _copy(getattr(codec, part), getattr(model, part))
     for k, layer in enumerate(model.quantizer.layers):
-        layer.codebook.embed.copy_(_among_all(codec, codec.quantizer.codebooks, k))
-        layer.codebook.embed_avg.copy_(_among_all(codec, codec.quantizer.sums, k))
-        layer.codebook.cluster_size.copy_(codec.quantizer.hits[k])
+        layer.codebook.embed.copy_(_among_all(codebooks, codebooks.codebooks, k))
+        layer.codebook.embed_avg.copy_(_among_all(codebooks, codebooks.sums, k))
+        layer.codebook.cluster_size.copy_(codebooks.hits[k])
     return model
 
 
@@ -120,6 +122,7 @@ def from_transformers(model: "EncodecModel") -> codecs.Codec:
     names = {ours: getattr(model.config, theirs) for ours, theirs in SEANET.items()}
     silent = not any(value.any() for lstm in lstms for value in lstm.parameters())
     codebooks: list[Any] = [layer.codebook for layer in model.quantizer.layers]
+    learned = ResidualVectorQuantizer(len(codebooks), model.config.codebook_size, model.config.hidden_size)
     codec = codecs.Codec(
         {
             "sample_rate": model.config.sampling_rate,
@@ -135,11 +138,12 @@ def from_transformers(model: "EncodecModel") -> codecs.Codec:
     for part in ("encoder", "decoder"):
         _copy(getattr(model, part), getattr(codec, part))
     for k, codebook in enumerate(codebooks):
-        codec.quantizer.codebooks[k] = codebook.embed
+        learned.codebooks[k] = codebook.embed
         # Hits are counted in frames there, and here in equal shares of a batch; untrained, all are 0.
         mean = codebook.cluster_size.mean()
-        codec.quantizer.hits[k] = codebook.cluster_size / mean if mean > 0 else 1.0
-        codec.quantizer.sums[k] = codec.quantizer.codebooks[k] * codec.quantizer.hits[k][:, None]
+        learned.hits[k] = codebook.cluster_size / mean if mean > 0 else 1.0
+        learned.sums[k] = learned.codebooks[k] * learned.hits[k][:, None]
+    codec.quantizer.load_state_dict(learned.state_dict())
     return codec
 
 
@@ -157,7 +161,7 @@ def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None) 
     if code.parent == Path(__file__).parent:
         kinds = {"AutoConfig": type(model.config), "AutoModel": type(model)}
         model.config.auto_map = {auto: f"{code.stem}.{kind.__name__}" for auto, kind in kinds.items()}
-        networks = (stft, quantizer) if code.stem == STFT_CODEC else ()
+        networks = (stft, quantizer, finite_scalar, cosine) if code.stem == STFT_CODEC else ()
         for file in [code, *(Path(inspect.getfile(network)) for network in networks)]:
             text = file.read_text()
             for here, there in IMPORTS.items():
@@ -267,11 +271,11 @@ def _transformers(latent_norm: bool) -> tuple[type["EncodecConfig"], type["Encod
 
 def _stft_codec(configuration: dict, weights: dict[str, Tensor]) -> "PreTrainedModel":
     """The StftCodecModel of a codec's configuration and weights; ValueError where the quantizer is the user's own."""
-    if configuration["quantizer"] not in quantizer.QUANTIZERS:
-        raise ValueError(f"no model of transformers has this codec's quantizer, {configuration['quantizer']}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from pipeline.exchange.stft_codec import StftCodecConfig, StftCodecModel
+    from pipeline.exchange.stft_codec import QUANTIZERS, StftCodecConfig, StftCodecModel
 
+    if configuration["quantizer"] not in QUANTIZERS:
+        raise ValueError(f"no model of transformers has this codec's quantizer, {configuration['quantizer']}")
     model = StftCodecModel(StftCodecConfig(configuration)).eval()
     model.load_state_dict(weights)
     return model
@@ -354,21 +358,21 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
         new.load_state_dict(old.state_dict())
 
 
-def _among_all(codec: codecs.Codec, vectors: Tensor, k: int) -> Tensor:
-    """Codebook k of `[K, C, D']` as `[C, D]`, 0 outside its own part where the quantizer is grouped.
+def _residual(codec: codecs.Codec) -> VectorQuantizer:
+    """The quantizer of a codec where it can become EncodecModel's, which is residual; ValueError where it cannot."""
+    held, name = codec.quantizer, codec.configuration["quantizer"]
+    # Not isinstance alone: what is built on a residual quantizer may choose or join its vectors otherwise.
+    if isinstance(held, VectorQuantizer) and type(held) in (ResidualVectorQuantizer, GroupedVectorQuantizer):
+        return held
+    raise ValueError(f"EncodecModel's quantizer is residual, and this codec's, {name}, cannot become one")
 
-    Raises:
-        ValueError: the quantizer is another one, and EncodecModel's is residual.
-    """
-    # Not isinstance: what is built on a residual quantizer may choose or join its vectors otherwise.
-    if type(codec.quantizer) is ResidualVectorQuantizer:
+
+def _among_all(held: VectorQuantizer, vectors: Tensor, k: int) -> Tensor:
+    """Codebook k of `[K, C, D']` as `[C, D]`, 0 outside its own part where the quantizer is grouped."""
+    if not isinstance(held, GroupedVectorQuantizer):
         return vectors[k]
-    if type(codec.quantizer) is GroupedVectorQuantizer:
-        width = vectors.shape[2]
-        return F.pad(vectors[k], (k * width, (len(vectors) - 1 - k) * width))
-    raise ValueError(
-        f"EncodecModel's quantizer is residual, and this codec's, {codec.configuration['quantizer']}, cannot become one"
-    )
+    width = vectors.shape[2]
+    return F.pad(vectors[k], (k * width, (len(vectors) - 1 - k) * width))
 
 
 def _renamed(name: str) -> str:

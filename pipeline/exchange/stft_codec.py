@@ -1,6 +1,6 @@
 """The codec with an STFT as a model of transformers, which has none of that kind.
 
-`pipeline.exchange.encodec` writes a copy of this file and of the two that it imports beside the weights; transformers
+`pipeline.exchange.encodec` writes a copy of this file and of those that it imports beside the weights; transformers
 loads the model from them:
 
     AutoModel.from_pretrained("exported", trust_remote_code=True)
@@ -14,8 +14,12 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.encodec.modeling_encodec import EncodecDecoderOutput, EncodecEncoderOutput
 
-from pipeline.codec.quantizer import QUANTIZERS
+from pipeline.codec.cosine import QUANTIZERS as COSINE
+from pipeline.codec.finite_scalar import QUANTIZERS as FINITE_SCALAR
+from pipeline.codec.quantizer import QUANTIZERS as VECTOR
 from pipeline.codec.stft import STFT, Spectrum
+
+QUANTIZERS = VECTOR | FINITE_SCALAR | COSINE
 
 NORM_EPSILON = 1e-6  # as in pipeline.codec.model, which is not there where the copy is
 
@@ -47,7 +51,7 @@ class StftCodecModel(PreTrainedModel):
         sizes: Any = SimpleNamespace(**stft, bins=stft["window"] // 2 + 1, hop_length=stft["hop"] * stft["joined"])
         network = STFT(sizes, codec["dimension"])
         self.encoder, self.decoder = network.encoder, network.decoder
-        self.quantizer = QUANTIZERS[codec["quantizer"]](codec["codebooks"], codec["codebook_size"], codec["dimension"])
+        self.quantizer = QUANTIZERS[codec["quantizer"]].of(codec)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -162,6 +162,89 @@ def test_a_stream_has_its_value_and_the_identity_as_gradient(quantizer: VectorQu
     torch.testing.assert_close(latent.grad, joined(quantizer, upstream))
 
 
+def test_each_segment_is_decoded_from_as_many_codebooks_as_it_keeps(quantizer: VectorQuantizer) -> None:
+    latent = noise(3, D, 7).requires_grad_()
+    whole, kept = quantizer(latent), quantizer(latent, torch.tensor([1, 2, 3]))
+    for segment in range(3):
+        expected = quantizer.decode(whole.codes[segment : segment + 1, : segment + 1])
+        torch.testing.assert_close(kept.latent[segment : segment + 1], expected)
+    for name in ("codes", "inputs", "vectors", "commitment"):
+        assert torch.equal(getattr(whole, name), getattr(kept, name))
+    upstream = noise(3, D, 7, seed=1)
+    kept.latent.backward(upstream)
+    assert torch.equal(latent.grad, upstream)
+
+
+def test_only_residual_codebooks_have_an_order() -> None:
+    assert {name: kind.ordered for name, kind in QUANTIZERS.items()} == {"residual": True, "grouped": False}
+
+
+def nemo_loss(rows: Tensor, bandwidths: list[float], generator: torch.Generator, *, freedom: int = 1) -> float:
+    """NVIDIA NeMo's MMDLoss of rows `[N, C, D]`, pair by pair: its variance has N - 1 degrees of freedom."""
+    count = len(rows)
+    x = (rows - rows.mean(0)) / (rows.var(0, correction=freedom) + 1e-8).sqrt()
+    y = torch.stack([x[torch.randperm(count, generator=generator), c] for c in range(rows.shape[1])], 1)
+    total = 0.0
+    for i in range(count):
+        for a in bandwidths:
+            within = [((z - z[i]).flatten(1).square().sum(1) / (-2 * a)).exp() for z in (x, y)]
+            across = ((y - x[i]).flatten(1).square().sum(1) / (-2 * a)).exp()
+            total += float(sum(each.sum() - 1 for each in within)) / (count * (count - 1))
+            total -= 2 / count**2 * float(across.sum())
+    return max(total, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "fold"),
+    [
+        ("quantized", lambda q: q.permute(0, 3, 1, 2).flatten(0, 1)),  # codebooks of a frame
+        ("embedding", lambda q: q.permute(0, 3, 1, 2).flatten(2).flatten(0, 1)[..., None]),  # numbers of a frame
+        ("time", lambda q: q.flatten(1, 2).transpose(1, 2)),  # frames of a segment
+    ],
+)
+def test_streams_of_a_grouped_quantizer_are_what_nemos_losses_compare(
+    stream: str, fold: Callable[[Tensor], Tensor]
+) -> None:
+    """Equal but for the degrees of freedom, 0.3 % of the estimate; to rounding where bandwidths make up for them."""
+    quantizer, bandwidths = GroupedVectorQuantizer(K, C, D), [1.0, 5.0, 10.0]
+    clips, frames = (600, 3) if stream == "time" else (30, 20)
+    latent = noise(clips, 1, 1) + noise(clips, D, frames, seed=1)  # what a segment's numbers and frames share, and not
+    quantizer.initialise(latent, 10, seeded())
+    result = quantizer(latent)
+    rows = fold(result.vectors).double()
+    assert len(rows) == 600
+
+    def ours(widths: list[float]) -> float:
+        tied = streams(result, stream)
+        return float(mmd(tied, delay=False, estimator="permutation", bandwidths=widths, generator=seeded(3)).loss)
+
+    theirs = nemo_loss(rows, bandwidths, seeded(3))
+    assert theirs > 0.02
+    assert ours([a * 600 / 599 for a in bandwidths]) == pytest.approx(theirs, rel=1e-4)
+    assert ours(bandwidths) == pytest.approx(theirs, rel=3e-3)
+    assert ours(bandwidths) == pytest.approx(nemo_loss(rows, bandwidths, seeded(3), freedom=0), rel=1e-4)
+
+
+@pytest.mark.parametrize("which", ["embedding", "time"])
+def test_a_stream_of_numbers_or_frames_has_the_gradient_of_the_quantized_one(
+    quantizer: VectorQuantizer, which: str
+) -> None:
+    latent = noise(2, D, 5).requires_grad_()
+    result = quantizer(latent)
+    found, plain = streams(result, which), streams(result, "quantized")
+    b, k, d, t = plain.shape
+    upstream = noise(*found.shape, seed=1)
+    folded = torch.zeros_like(plain)
+    for i, j in [(i, j) for i in range(k) for j in range(d)]:
+        folded[:, i, j] = upstream[:, i * d + j, 0] if which == "embedding" else upstream[:, :, i * d + j, 0]
+        value = found[:, i * d + j, 0] if which == "embedding" else found[:, :, i * d + j, 0]
+        assert torch.equal(value, plain[:, i, j])
+    assert found.numel() == b * k * d * t
+    found.backward(upstream, retain_graph=True)
+    (expected,) = torch.autograd.grad(plain, latent, folded)
+    torch.testing.assert_close(latent.grad, expected)
+
+
 def test_the_quantized_stream_is_exactly_its_code(quantizer: VectorQuantizer) -> None:
     """Equal codes must stay equal rows: a kernel of bandwidth 0.1 would tell rounding apart."""
     result = quantizer(100 * noise(2, D, 5))

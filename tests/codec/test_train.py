@@ -343,8 +343,97 @@ def test_a_state_with_other_parts_is_named(saved: dict[str, Any], needed: dict[s
         new(small.settings(needed)).load(Path("trunk"))
 
 
+@pytest.mark.parametrize("quantizer", ["fsq", "cosine"])
+def test_a_quantizers_parameters_are_trained_and_averaged_once_the_latent_is_quantized(quantizer: str) -> None:
+    run = new(quantizer=quantizer)
+    fresh = {name: value.clone() for name, value in run.codec.quantizer.state_dict().items()}
+    trained(run, OFF, small.QUANTIZED_FROM)
+    assert same(run.codec.quantizer.state_dict(), fresh)
+    history = trained(run, ON)
+    assert all(np.isfinite(list(row.values())).all() for row in history)
+    moved, averaged = run.codec.quantizer.state_dict(), run.average.quantizer.state_dict()
+    for name, value in fresh.items():
+        assert not torch.equal(moved[name], value)
+        assert not torch.equal(averaged[name], value)
+        assert not torch.equal(averaged[name], moved[name])
+
+
+@pytest.mark.parametrize("quantizer", ["fsq", "cosine"])
+def test_a_trunk_and_its_branch_are_a_straight_run_whatever_the_quantizer(quantizer: str) -> None:
+    straight, trunk, branch = (new(quantizer=quantizer) for _ in range(3))
+    trained(straight, ON)
+    trained(trunk, OFF, 6)
+    trunk.save(Path("trunk"), [], "trunk")
+    branch.load(Path("trunk"))
+    trained(branch, ON)
+    assert same(state(straight), state(branch))
+
+
+@pytest.mark.parametrize("step", [1, 5, 9])
+@pytest.mark.parametrize("quantizer", ["fsq", "cosine"])
+def test_a_killed_run_continues_whatever_the_quantizer(
+    quantizer: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, continued = new(quantizer=quantizer), new(quantizer=quantizer, seed=5)
+    trained(straight, ON)
+    with killed_at(step, monkeypatch):
+        trained(new(quantizer=quantizer), ON)
+    continued.seed = 0
+    trained(continued, ON)
+    assert same(state(straight), state(continued))
+
+
+def dropping(share: float) -> params.CodecSettings:
+    return params.Codec.model_validate(small.codec(quantizer_dropout=share)).of("seanet")
+
+
+@pytest.mark.parametrize("quantizer", ["residual", "cosine"])
+def test_quantizer_dropout_is_drawn_from_seed_and_step(quantizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a killed run continues bit by bit, and at 0 it is no part of a run."""
+    runs = {share: new(dropping(share), quantizer=quantizer) for share in (0.0, 0.5)}
+    for run in runs.values():
+        trained(run, ON)
+    assert not same(state(runs[0.0]), state(runs[0.5]))
+    with killed_at(9, monkeypatch):
+        trained(new(dropping(0.5), quantizer=quantizer), ON)
+    continued = new(dropping(0.5), quantizer=quantizer, seed=5)
+    continued.seed = 0
+    trained(continued, ON)
+    assert same(state(runs[0.5]), state(continued))
+
+
+def test_a_share_of_the_segments_is_decoded_from_fewer_codebooks() -> None:
+    run, kept = new(dropping(0.5)), []
+    for run.step in range(400):
+        kept += train_codec.kept_codebooks(run).tolist()
+    assert set(kept) == {1, small.K}
+    assert np.mean(np.array(kept) < small.K) == pytest.approx(0.5 / small.K, abs=0.05)
+    run = new(dropping(1.0))
+    for run.step in range(400):
+        kept += train_codec.kept_codebooks(run).tolist()
+    assert np.mean(np.array(kept[800:]) < small.K) == pytest.approx(1 / small.K, abs=0.05)
+    for settings, quantizer in ((dropping(0.0), "residual"), (dropping(0.5), "grouped"), (dropping(0.5), "fsq")):
+        assert train_codec.kept_codebooks(new(settings, quantizer=quantizer)) is None
+
+
+def test_the_loss_sees_every_stream_where_segments_drop_codebooks() -> None:
+    runs = [new(dropping(share)) for share in (0.0, 1.0)]
+    found = [train_codec.independence_loss(run, train_codec.macro_batch(clips(), run), ON) for run in runs]
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("stream", ["embedding", "time"])
+def test_nemos_streams_train_a_codec(stream: str) -> None:
+    run = new(quantizer="fsq")
+    # Of four segments, and so four rows of `time`, a permutation's unbiased estimate is often below 0, and clamped.
+    loss = params.Independence(weight=1, delay=False, stream=stream, estimator="closed_form")
+    history = trained(run, loss)
+    assert any(row.get("mmd", 0) > 0 for row in history)
+    assert all(np.isfinite(list(row.values())).all() for row in history)
+
+
 @pytest.mark.parametrize("stream", ["quantized", "input", "residual", "innovation"])
-@pytest.mark.parametrize("quantizer", ["residual", "grouped"])
+@pytest.mark.parametrize("quantizer", ["residual", "grouped", "fsq", "cosine"])
 @pytest.mark.parametrize("architecture", ["seanet", "stft"])
 def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(architecture: str, quantizer: str, stream: str) -> None:
     run = new(small.settings(architecture=architecture), quantizer=quantizer)
@@ -359,6 +448,9 @@ def test_the_loss_trains_the_encoder_and_leaves_codebooks_alone(architecture: st
     assert float(loss.detach()) > 0
     assert all(torch.equal(value, before[name]) for name, value in run.codec.state_dict().items())
     assert all(p.grad is None for p in run.codec.decoder.parameters())
+    # Of the quantizer's parameters, those that lead from the latent to its numbers, and no codes.
+    reached = {name for name, p in run.codec.quantizer.named_parameters() if p.grad is not None}
+    assert reached == {name for name, _ in run.codec.quantizer.named_parameters() if name.startswith("project_in")}
     gradients = torch.stack([p.grad.norm() for p in run.codec.encoder.parameters()])
     assert gradients.isfinite().all()
     assert gradients.max() > 0
@@ -571,6 +663,9 @@ BRANCH = ("--trunk", "trunk", "--name", "mmd")
         ("seanet", "grouped", {"sizes": {"causal": True, "pad_mode": "constant"}}),
         ("stft", "residual", {"training": EARLY}),
         ("stft", "grouped", {"training": LATE}),
+        ("stft", "fsq", {"training": EARLY}),
+        ("stft", "cosine", {"training": EARLY}),
+        ("seanet", "cosine", {"quantizer_dropout": 0.5}),
     ],
 )
 def test_from_a_corpus_to_tokens_and_reconstructions(
