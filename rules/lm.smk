@@ -28,6 +28,7 @@ rule encode_text:
 rule train_lm:
     input:
         rules.encode_text.output,
+        rules.codec_branch.output.description,
         expand(rules.tokenize.output, split=SPLITS, allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
@@ -54,14 +55,15 @@ rule train_lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=settings("codec", "corpus", "lm"),
+        settings=settings("corpus", "lm"),
         code=code("pipeline.lm.train", "PATTERNS"),
+        codec=at(study.CODEC),
         tokens=at(study.TOKENS),
         out=at(study.LM),
         text=at(study.TEXT),
     shell:
         "python -m pipeline.lm.train --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --pattern {wildcards.pattern} --codec {wildcards.codec}-seed{wildcards.seed} --seed {wildcards.lm}"
+        " --pattern {wildcards.pattern} --codec {params.codec} --seed {wildcards.lm}"
         " --tokens {params.tokens} --manifest {input.manifest} --text {params.text} --out {params.out} > {log} 2>&1"
 
 

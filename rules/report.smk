@@ -3,13 +3,19 @@
 
 rule tables:
     input:
-        every([STUDY.trunk(*run) for run in STUDY.runs], rules.trunk.output.history),
+        every(
+            [STUDY.trunk(*run) for run in STUDY.trained_runs],
+            rules.trunk.output.history,
+        ),
+        every(
+            STUDY.trained_runs,
+            rules.codec_branch.output.history,
+            *rules.measure_snapshots.output,
+        ),
         every(
             STUDY.runs,
-            rules.codec_branch.output.history,
             *rules.reconstruction.output,
             *rules.measure_dependence.output,
-            *rules.measure_snapshots.output,
         ),
         every(STUDY.modelled, *rules.bound_dependence.output),
         every(STUDY.factorised, *rules.measure_price.output),

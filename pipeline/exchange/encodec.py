@@ -78,7 +78,7 @@ IMPORTS = {"from pipeline.codec.": "from .", "from pipeline.params import Stft":
 RENAMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
-def to_transformers(codec: codecs.Codec) -> "PreTrainedModel":
+def to_transformers(codec: codecs.Coder) -> "PreTrainedModel":
     """The model that encodes and decodes as `codec` does, on the CPU.
 
     An EncodecModel, a subclass of it where `codec` has `latent_norm`, or the `StftCodecModel` of a codec with an STFT.
@@ -88,9 +88,11 @@ def to_transformers(codec: codecs.Codec) -> "PreTrainedModel":
     nothing.
 
     Raises:
-        ValueError: the architecture or quantizer of `codec` is one of the user's, or a SEANet's codebooks are not of a
-            power of two of codes.
+        ValueError: `codec` came trained, its architecture or quantizer is one of the user's, or a SEANet's codebooks
+            are not of a power of two of codes.
     """
+    if not isinstance(codec, codecs.Codec):
+        raise ValueError("this codec came trained: export the one that it was adopted from, or take that as it is")
     if codec.configuration["architecture"] == "stft":
         return _stft_codec(codec.configuration, codec.state_dict())
     _, model_class = _transformers(codec.configuration["latent_norm"])
@@ -143,7 +145,7 @@ def from_transformers(model: "EncodecModel") -> codecs.Codec:
     return codec
 
 
-def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None) -> None:
+def save_encodec(codec: codecs.Coder, folder: Path, origin: dict | None = None) -> None:
     """Writes what `from_pretrained` reads, the configuration of its feature extractor, and `origin`.
 
     Raises:
