@@ -2,11 +2,12 @@
 
 import hashlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from pipeline.files import read_array
+from pipeline.files import read_array, read_json
 from pipeline.params import SPLITS as SPLITS
 
 
@@ -67,6 +68,29 @@ def caption_columns(manifest: pd.DataFrame) -> list[str]:
     if not columns:
         raise ValueError("the manifest has no column caption_0: run the captions stage on it first")
     return columns
+
+
+class Streams(NamedTuple):
+    """What the tokens of one codec are."""
+
+    codebooks: int  # K
+    codebook_size: int  # C
+
+
+def streams(codec: Path) -> Streams:
+    """Those of the codec in a folder, as its `model.json` says.
+
+    Raises:
+        ValueError: it is missing, or does not say.
+    """
+    path = codec / "model.json"
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: run the codec phase first, or give the folder of a codec")
+    try:
+        configuration = read_json(path)["configuration"]
+        return Streams(*(configuration[name] for name in Streams._fields))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not tell a codec's codebooks: {error}") from None
 
 
 def read_tokens(folder: Path, split: str, clips: int, codebooks: int, codebook_size: int) -> np.ndarray:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, RootModel, Tag, ValidationError, model_validator
+from pydantic import Discriminator as TellApart
 
 PACKAGE = Path(__file__).parent
 SPLITS = ("train", "validation", "test")
@@ -24,8 +25,8 @@ MAIN = "musicnn-mtt"  # the embedder that is always asked: FAD-MTT, KAD-MTT, and
 ADVERSARIAL = {"adversarial", "feature"}  # losses that a discriminator makes
 # Each kind of choice is a table, name -> code, which any module of its package may define: a new module with such a
 # table adds its names to the choice, and nothing else has to know of it.
-TABLES = {"SOURCES": "corpus", "QUANTIZERS": "codec", "ARCHITECTURES": "codec", "PATTERNS": "lm"}
-TABLES |= {"DECODINGS": "generation", "EMBEDDERS": "evaluation", "CLAIMS": "report"}
+TABLES = {"SOURCES": "corpus", "QUANTIZERS": "codec", "ARCHITECTURES": "codec", "PRETRAINED": "codec"}
+TABLES |= {"PATTERNS": "lm", "DECODINGS": "generation", "EMBEDDERS": "evaluation", "CLAIMS": "report"}
 
 
 @functools.cache
@@ -130,6 +131,29 @@ class StudyCodec(_Section):
     seeds: Seeds
 
 
+class PretrainedCodec(_Section):
+    """A codec that is trained already."""
+
+    pretrained: Annotated[str, Field(min_length=1)]  # its folder, relative to the study's directory unless absolute
+    codebooks: Annotated[int, Field(ge=2)]  # kept of its own, the first
+
+    @property
+    def seeds(self) -> list[int]:
+        """One, by which its results are named: nothing is drawn."""
+        return [0]
+
+
+def _how_a_codec_comes(codec: Any) -> str:
+    pretrained = isinstance(codec, PretrainedCodec) or "pretrained" in _mapping(codec)
+    return "[pretrained]" if pretrained else "[trained]"
+
+
+AnyCodec = Annotated[
+    Annotated[StudyCodec, Tag("[trained]")] | Annotated[PretrainedCodec, Tag("[pretrained]")],
+    TellApart(_how_a_codec_comes),
+]
+
+
 class LanguageModels(_Section):
     """Which codecs get language models of one codebook pattern, and the seeds of those; none, if none is named."""
 
@@ -140,11 +164,21 @@ class LanguageModels(_Section):
 class Study(_Section):
     """What is compared with what."""
 
-    codecs: Annotated[dict[Name, StudyCodec], Field(min_length=1)]
+    codecs: Annotated[dict[Name, AnyCodec], Field(min_length=1)]
     language_models: dict[Pattern, LanguageModels]
     shuffled: Annotated[list[Natural], Once]  # seeds for which codecs with language models have their codes shuffled
     depth: Annotated[list[Natural], Once]  # seeds of codecs whose factorised language models get depth heads as well
     kept: Annotated[list[Count], Once]  # numbers of codebooks with which the first codec without the loss is decoded
+
+    @property
+    def trained(self) -> dict[str, StudyCodec]:
+        """The codecs that the study trains."""
+        return {name: codec for name, codec in self.codecs.items() if isinstance(codec, StudyCodec)}
+
+    @property
+    def pretrained(self) -> dict[str, PretrainedCodec]:
+        """The codecs that come trained."""
+        return {name: codec for name, codec in self.codecs.items() if isinstance(codec, PretrainedCodec)}
 
     @model_validator(mode="after")
     def _names_what_exists(self) -> Self:
@@ -153,6 +187,11 @@ class Study(_Section):
                 raise ValueError(f"study.language_models.{pattern}.codecs names {sorted(unknown)}, not in study.codecs")
             for codec, seeds in models.codecs.items():
                 if untrained := set(seeds) - set(self.codecs[codec].seeds):
+                    if codec in self.pretrained:
+                        raise ValueError(
+                            f"study.language_models.{pattern}.codecs.{codec} names the seeds {sorted(untrained)}; "
+                            "a pretrained codec has 0 alone"
+                        )
                     raise ValueError(
                         f"study.language_models.{pattern}.codecs.{codec} names the seeds {sorted(untrained)}, "
                         f"not in study.codecs.{codec}.seeds"
@@ -689,7 +728,7 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _architectures_have_sections(self) -> Self:
-        for name, codec in self.study.codecs.items():
+        for name, codec in self.study.trained.items():
             if codec.architecture not in self.codec.architectures:
                 raise ValueError(
                     f"study.codecs.{name}.architecture is {codec.architecture}, and codec has no section of that name"
@@ -711,7 +750,7 @@ class Params(_Section):
     @model_validator(mode="after")
     def _segments_have_a_past(self) -> Self:
         past = self.codec.independence.innovation.frames
-        for codec in [codec for codec in self.study.codecs.values() if codec.loss.stream == "innovation"]:
+        for codec in [codec for codec in self.study.trained.values() if codec.loss.stream == "innovation"]:
             seconds = self.codec.of(codec.architecture).training.segment_seconds
             frames = round(seconds * self.corpus.sample_rate) // self.codec.hop_length
             if past + codec.loss.delay * (self.codec.codebooks - 1) >= frames:
@@ -723,7 +762,7 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _groups_divide_the_latent(self) -> Self:
-        grouped = [name for name, codec in self.study.codecs.items() if codec.quantizer in ("grouped", "shared")]
+        grouped = [name for name, codec in self.study.trained.items() if codec.quantizer in ("grouped", "shared")]
         if grouped and self.codec.dimension % self.codec.codebooks:
             raise ValueError(
                 f"codec.dimension ({self.codec.dimension}) must be a multiple of codec.codebooks "
@@ -734,7 +773,7 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _bands_are_codebooks(self) -> Self:
-        for name, codec in self.study.codecs.items():
+        for name, codec in self.study.trained.items():
             if codec.architecture == "band" and (bands := self.codec.of("band").sizes.bands) != self.codec.codebooks:
                 raise ValueError(
                     f"codec.band.bands is {bands} and codec.codebooks is {self.codec.codebooks}: they must be equal, "
@@ -762,7 +801,7 @@ class Params(_Section):
 
     @model_validator(mode="after")
     def _levels_make_the_codebook(self) -> Self:
-        finite = [name for name, codec in self.study.codecs.items() if codec.quantizer == "fsq"]
+        finite = [name for name, codec in self.study.trained.items() if codec.quantizer == "fsq"]
         if finite and (codes := math.prod(self.codec.levels)) != self.codec.codebook_size:
             raise ValueError(
                 f"codec.levels ({self.codec.levels}) make {codes} codes and must make codec.codebook_size "
@@ -804,7 +843,8 @@ def _faults(error: ValidationError, *place: str) -> str:
     """One sentence a fault; its key as params.yaml spells it, unless the sentence begins with one below that."""
     sentences = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in (*place, *fault["loc"]) if part != "[key]")
+        # What pydantic puts in brackets, as a key or one of several kinds, is no part of the key's name.
+        key = ".".join(part for part in map(str, (*place, *fault["loc"])) if not part.startswith("["))
         message = fault["msg"].removeprefix("Value error, ")
         sentences.append(f"{key}: {message}" if key and not message.startswith(f"{key}.") else message)
     return "; ".join(sentences)

@@ -64,6 +64,7 @@ OF_MODELS = (
     "patterns",
 )
 
+OF_TRAINED = ("verdicts", "reconstruction_dependence", "criterion", "training")  # need codecs that the study trains
 OF_FACTORISED = ("price",)  # need language models of a factorised pattern
 
 # How a track's codes are shuffled: whole frames, whole steps of the delay pattern, or each codebook by itself.
@@ -107,7 +108,7 @@ class Kind(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One training run of a codec."""
+    """One codec and seed; of a pretrained codec there is one."""
 
     codec: str
     seed: int
@@ -180,12 +181,12 @@ class Study:
         self.settings, self.outside, self.percents = settings, outside, sorted(percents)
 
     @cached_property
-    def codecs(self) -> dict[str, params.StudyCodec]:
-        """The study's codecs by name, kind by kind, that of most runs first; of a kind, by loss: none, then by weight.
+    def trained(self) -> dict[str, params.StudyCodec]:
+        """The codecs that it trains, kind by kind, that of most runs first; of a kind, by loss: none, then by weight.
 
         Jobs are given the configuration with sorted keys, so that no order may come from where a key stands.
         """
-        codecs = self.settings.codecs
+        codecs = self.settings.trained
         kinds = [self.kind(name) for name, codec in codecs.items() for _ in codec.seeds]
 
         def place(name: str) -> tuple[Any, ...]:
@@ -204,6 +205,16 @@ class Study:
 
         return {name: codecs[name] for name in sorted(codecs, key=place)}
 
+    @cached_property
+    def pretrained(self) -> dict[str, params.PretrainedCodec]:
+        """The codecs that come trained, by name."""
+        return dict(sorted(self.settings.pretrained.items()))
+
+    @property
+    def codecs(self) -> dict[str, params.StudyCodec | params.PretrainedCodec]:
+        """All codecs of the study."""
+        return {**self.trained, **self.pretrained}
+
     @property
     def patterns(self) -> list[str]:
         """Codebook patterns that the configuration names, also those without a model, and those with depth, sorted."""
@@ -214,13 +225,18 @@ class Study:
         """Every codec with each of its seeds."""
         return [Run(name, seed) for name, codec in self.codecs.items() for seed in codec.seeds]
 
+    @property
+    def trained_runs(self) -> list[Run]:
+        """Those of them that the study trains."""
+        return [run for run in self.runs if run.codec in self.trained]
+
     @cached_property
     def models(self) -> list[Model]:
         """The study's language models, by pattern."""
-        return sorted([*self.trained, *self.deepened], key=lambda model: self.patterns.index(model.pattern))
+        return sorted([*self.trained_models, *self.deepened], key=lambda model: self.patterns.index(model.pattern))
 
     @cached_property
-    def trained(self) -> list[Model]:
+    def trained_models(self) -> list[Model]:
         """Language models that are trained from the start."""
         return [
             Model(pattern, codec, seed, lm)
@@ -233,7 +249,7 @@ class Study:
     @property
     def factorised(self) -> list[Model]:
         """Language models whose steps hold all codebooks of a frame or of the delay shift, and so have a price."""
-        return [model for model in self.trained if model.pattern in FACTORISED]
+        return [model for model in self.trained_models if model.pattern in FACTORISED]
 
     @property
     def deepened(self) -> list[Model]:
@@ -258,12 +274,12 @@ class Study:
     @property
     def plain(self) -> list[Run]:
         """The first run without the loss, which is decoded from ever fewer codebooks; none if all have the loss."""
-        return [run for run in self.runs if self.codecs[run.codec].loss.weight == 0][:1]
+        return [run for run in self.trained_runs if self.trained[run.codec].loss.weight == 0][:1]
 
     @property
     def growing(self) -> list[Model]:
         """The first language model, factorised where one is, whose music is also scored after parts of its training."""
-        return (self.factorised or self.trained)[:1]
+        return (self.factorised or self.trained_models)[:1]
 
     @property
     def modelled_codecs(self) -> dict[str, list[int]]:
@@ -340,11 +356,12 @@ class Study:
 
     def _reported(self, names: tuple[str, ...]) -> list[str]:
         without = (() if self.models else OF_MODELS) + (() if self.factorised else OF_FACTORISED)
+        without += () if self.trained else OF_TRAINED
         return [name for name in names if name not in without]
 
     def trunk(self, codec: str, seed: int) -> dict[str, Any]:
         """Wildcards of the trunk that a codec's run branches from."""
-        settings = self.codecs[codec]
+        settings = self.trained[codec]
         return {"architecture": settings.architecture, "quantizer": settings.quantizer, "seed": seed}
 
     def seeds(self, *codecs: str) -> list[int]:
@@ -354,21 +371,21 @@ class Study:
     @property
     def kinds(self) -> list[Kind]:
         """The architectures and quantizers that the study has codecs of."""
-        return list(dict.fromkeys(self.kind(name) for name in self.codecs))
+        return list(dict.fromkeys(self.kind(name) for name in self.trained))
 
     def kind(self, codec: str) -> Kind:
         """What a codec is, its loss aside."""
-        settings = self.settings.codecs[codec]
+        settings = self.settings.trained[codec]
         return Kind(settings.architecture, settings.quantizer)
 
     def baseline(self, kind: Kind) -> list[str]:
         """The first codec of a kind that is trained without the loss; an empty list if there is none."""
-        return [n for n, codec in self.codecs.items() if codec.loss.weight == 0 and self.kind(n) == kind][:1]
+        return [n for n, codec in self.trained.items() if codec.loss.weight == 0 and self.kind(n) == kind][:1]
 
     @property
     def independent(self) -> list[str]:
         """Codecs that are trained with the loss."""
-        return [name for name, codec in self.codecs.items() if codec.loss.weight > 0]
+        return [name for name, codec in self.trained.items() if codec.loss.weight > 0]
 
     def pairs(self, kind: Kind) -> list[tuple[str, str]]:
         """Each codec of a kind with the loss, paired with the codec without it."""
@@ -379,8 +396,8 @@ class Study:
     def sweeps(self) -> dict[str, list[str]]:
         """Codecs that differ only in the weight of their loss, by growing weight; the codec without the loss leads."""
         lines: dict[str, list[str]] = {}
-        for name in sorted(self.independent, key=lambda name: self.codecs[name].loss.weight):
-            loss = self.codecs[name].loss
+        for name in sorted(self.independent, key=lambda name: self.trained[name].loss.weight):
+            loss = self.trained[name].loss
             words = [*self.kind(name), loss.stream, loss.estimator.replace("_", " ")] + ["delayed"] * loss.delay
             lines.setdefault(", ".join(words), self.baseline(self.kind(name))).append(name)
         return lines

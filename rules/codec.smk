@@ -50,6 +50,8 @@ rule codec_branch:
         "logs/codec/{codec}-seed{seed}.log",
     benchmark:
         "benchmarks/codec/{codec}-seed{seed}.tsv"
+    wildcard_constraints:
+        codec=any_of(STUDY.trained),
     priority: 100
     conda:
         environment
@@ -68,6 +70,34 @@ rule codec_branch:
         "python -m pipeline.codec.train branch --params {params.settings:q} --device $DEVICE --threads {threads}"
         " --architecture {params.kind.architecture} --quantizer {params.kind.quantizer} --name {wildcards.codec} --seed {wildcards.seed}"
         " --corpus {params.corpus} --trunk {params.trunk} --out {params.out} > {log} 2>&1"
+
+
+# A codec that comes trained has what a branch has, its history aside.
+rule adopt_codec:
+    output:
+        model=rules.codec_branch.output.model,
+        description=rules.codec_branch.output.description,
+    log:
+        "logs/codec/{codec}-seed{seed}.adopt.log",
+    wildcard_constraints:
+        codec=any_of(STUDY.pretrained),
+    priority: 100
+    conda:
+        environment
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=30,
+    params:
+        settings=settings("corpus"),
+        code=code("pipeline.exchange.adopt", *CODEC),
+        folder=lambda wildcards: STUDY.pretrained[wildcards.codec].pretrained,
+        codebooks=lambda wildcards: STUDY.pretrained[wildcards.codec].codebooks,
+        content=lambda wildcards: contents(STUDY.pretrained[wildcards.codec].pretrained),
+        out=at(study.CODEC),
+    shell:
+        "python -m pipeline.exchange.adopt --params {params.settings:q} --device $DEVICE --threads {threads}"
+        " --model {params.folder:q} --codebooks {params.codebooks} --out {params.out} > {log} 2>&1"
 
 
 rule reconstruction:
@@ -89,7 +119,7 @@ rule reconstruction:
         runtime=60,
     params:
         settings=settings("codec", "corpus"),
-        code=code("pipeline.codec.reconstruction", "ARCHITECTURES", "QUANTIZERS"),
+        code=code("pipeline.codec.reconstruction", *CODEC),
         codec=at(study.CODEC),
         corpus=at(study.CORPUS),
     shell:
@@ -118,7 +148,7 @@ rule tokenize:
         runtime=60,
     params:
         settings=settings("corpus"),
-        code=code("pipeline.codec.tokens", "ARCHITECTURES", "QUANTIZERS"),
+        code=code("pipeline.codec.tokens", *CODEC),
         codec=at(study.CODEC),
         corpus=at(study.CORPUS),
     shell:
@@ -129,6 +159,7 @@ rule tokenize:
 # The test split's tokens of every codec, the others' where a model learns from them.
 rule codec:
     input:
-        every(STUDY.runs, *rules.codec_branch.output, *rules.reconstruction.output),
+        every(STUDY.trained_runs, *rules.codec_branch.output),
+        every(STUDY.runs, *rules.adopt_codec.output, *rules.reconstruction.output),
         every(STUDY.runs, *rules.tokenize.output, split="test"),
         every(STUDY.modelled, *rules.tokenize.output, split=SPLITS),

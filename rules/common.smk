@@ -126,6 +126,8 @@ def _section(key: str, wildcards) -> dict:
     job = dict(wildcards.items())
     if key != "codec" or not {"architecture", "codec"} & set(job):
         return config[key]
+    if job.get("codec") in STUDY.pretrained:
+        return {}
     others = set(PARAMS.codec.architectures) - set(CHOSEN["ARCHITECTURES"](job))
     return {name: value for name, value in config[key].items() if name not in others}
 
@@ -137,15 +139,25 @@ def _lookup(key: str):
     return value
 
 
+def _of_codec(job: dict, what: str, table: str) -> list[str]:
+    """The entry of `table` that a job's codec is built of; any, where only the folder of a pretrained one tells."""
+    if what in job:
+        return [job[what]]
+    if job["codec"] in STUDY.pretrained:
+        return list(parameters.choices(table))
+    return [getattr(STUDY.trained[job["codec"]], what)]
+
+
+# The tables behind a codec that is there.
+CODEC = ("ARCHITECTURES", "QUANTIZERS", "PRETRAINED")
 # Which entry of each table of choices a job uses, given its wildcards.
 CHOSEN = {
     "SOURCES": lambda job: [PARAMS.corpus.source],
-    "ARCHITECTURES": lambda job: [
-        job.get("architecture") or STUDY.codecs[job["codec"]].architecture
-    ],
-    "QUANTIZERS": lambda job: [
-        job.get("quantizer") or STUDY.codecs[job["codec"]].quantizer
-    ],
+    "ARCHITECTURES": lambda job: _of_codec(job, "architecture", "ARCHITECTURES"),
+    "QUANTIZERS": lambda job: _of_codec(job, "quantizer", "QUANTIZERS"),
+    "PRETRAINED": lambda job: (
+        parameters.choices("PRETRAINED") if job["codec"] in STUDY.pretrained else []
+    ),
     "PATTERNS": lambda job: [job["pattern"].removesuffix(study.DEPTH)],
     "DECODINGS": lambda job: [PARAMS.generation.decoding],
     "EMBEDDERS": lambda job: [

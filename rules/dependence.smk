@@ -3,6 +3,7 @@
 
 rule measure_dependence:
     input:
+        rules.codec_branch.output.description,
         expand(rules.tokenize.output, split="test", allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
@@ -16,18 +17,18 @@ rule measure_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings(
-            "codec", "corpus", "dependence", confidence="report.confidence"
-        ),
+        settings=settings("corpus", "dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.pairwise"),
+        codec=at(study.CODEC),
         tokens=at(study.TOKENS),
     shell:
         "python -m pipeline.dependence.pairwise --params {params.settings:q} --threads {threads}"
-        " --tokens {params.tokens} --manifest {input.manifest} --out {output} > {log} 2>&1"
+        " --codec {params.codec} --tokens {params.tokens} --manifest {input.manifest} --out {output} > {log} 2>&1"
 
 
 rule bound_dependence:
     input:
+        rules.codec_branch.output.description,
         expand(rules.tokenize.output, split=SPLITS, allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
@@ -43,12 +44,13 @@ rule bound_dependence:
         mem_mb=2000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", confidence="report.confidence"),
+        settings=settings("dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.learned"),
+        codec=at(study.CODEC),
         tokens=at(study.TOKENS),
     shell:
         "python -m pipeline.dependence.learned --params {params.settings:q} --threads {threads}"
-        " --tokens {params.tokens} --manifest {input.manifest} --out {output} > {log} 2>&1"
+        " --codec {params.codec} --tokens {params.tokens} --manifest {input.manifest} --out {output} > {log} 2>&1"
 
 
 rule calibrate_dependence:
@@ -94,7 +96,7 @@ rule measure_price:
         mem_mb=3000,
         runtime=30,
     params:
-        settings=settings("codec", "dependence", confidence="report.confidence"),
+        settings=settings("dependence", confidence="report.confidence"),
         code=code("pipeline.dependence.price", "PATTERNS"),
         lm=at(study.LM),
         tokens=at(study.TOKENS),
@@ -162,11 +164,8 @@ PRICED = rules.calibrate_price.output if STUDY.factorised else []
 
 rule dependence:
     input:
-        every(
-            STUDY.runs,
-            *rules.measure_snapshots.output,
-            *rules.measure_dependence.output,
-        ),
+        every(STUDY.trained_runs, *rules.measure_snapshots.output),
+        every(STUDY.runs, *rules.measure_dependence.output),
         every(STUDY.modelled, *rules.bound_dependence.output),
         every(STUDY.factorised, *rules.measure_price.output),
         rules.calibrate_dependence.output,

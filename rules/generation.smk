@@ -28,8 +28,7 @@ rule generate:
         settings=settings("generation"),
         code=code(
             "pipeline.generation.sampling",
-            "ARCHITECTURES",
-            "QUANTIZERS",
+            *CODEC,
             "PATTERNS",
             "DECODINGS",
         ),
@@ -82,7 +81,7 @@ rule measure_generated:
         runtime=30,
     params:
         settings=settings("dependence", "generation", confidence="report.confidence"),
-        code=code("pipeline.generation.information", "ARCHITECTURES", "QUANTIZERS"),
+        code=code("pipeline.generation.information", *CODEC),
         codec=at(study.CODEC),
         tokens=at(study.TOKENS),
     shell:
@@ -92,7 +91,7 @@ rule measure_generated:
 
 
 # Any of the models would do: what a step takes does not depend on the weights.
-TIMED = STUDY.trained[:1]
+TIMED = STUDY.trained_models[:1]
 
 
 rule pattern_speed:
@@ -121,6 +120,7 @@ rule pattern_speed:
             "pipeline.generation.speed",
             *parameters.choices("PATTERNS").values(),
             *parameters.choices("ARCHITECTURES").values(),
+            *parameters.choices("PRETRAINED").values(),
         ),
         lm=every(TIMED, study.LM),
         codec=every(TIMED, study.CODEC),
@@ -149,7 +149,7 @@ rule decode:
         runtime=60,
     params:
         settings=settings("generation"),
-        code=code("pipeline.generation.decode", "ARCHITECTURES", "QUANTIZERS"),
+        code=code("pipeline.generation.decode", *CODEC),
         codec=at(study.CODEC),
         tokens=at(study.TOKENS),
         out=at(study.RECONSTRUCTION),
@@ -192,7 +192,7 @@ rule shuffle:
         runtime=60,
     params:
         settings=settings("generation"),
-        code=code("pipeline.generation.shuffle", "ARCHITECTURES", "QUANTIZERS"),
+        code=code("pipeline.generation.shuffle", *CODEC),
         codec=at(study.CODEC),
         tokens=at(study.TOKENS),
         out=Path(study.SHUFFLED_LEVELS).parent,

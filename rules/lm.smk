@@ -28,6 +28,7 @@ rule encode_text:
 rule train_lm:
     input:
         rules.encode_text.output,
+        rules.codec_branch.output.description,
         expand(rules.tokenize.output, split=SPLITS, allow_missing=True),
         manifest=rules.captions.output.manifest,
     output:
@@ -56,14 +57,15 @@ rule train_lm:
         mem_mb=4000,
         runtime=240,
     params:
-        settings=settings("codec", "corpus", "lm"),
+        settings=settings("corpus", "lm"),
         code=code("pipeline.lm.train", "PATTERNS"),
+        codec=at(study.CODEC),
         tokens=at(study.TOKENS),
         out=at(study.LM),
         text=at(study.TEXT),
     shell:
         "python -m pipeline.lm.train --params {params.settings:q} --device $DEVICE --threads {threads}"
-        " --pattern {wildcards.pattern} --codec {wildcards.codec}-seed{wildcards.seed} --seed {wildcards.lm}"
+        " --pattern {wildcards.pattern} --codec {params.codec} --seed {wildcards.lm}"
         " --tokens {params.tokens} --manifest {input.manifest} --text {params.text} --out {params.out} > {log} 2>&1"
 
 
@@ -102,7 +104,7 @@ rule deepen_lm:
         mem_mb=3000,
         runtime=60,
     params:
-        settings=settings("codec", "dependence", "lm"),
+        settings=settings("dependence", "lm"),
         code=code("pipeline.lm.deepen", "PATTERNS"),
         lm=lambda wildcards: study.LM.format(**factorised(wildcards)),
         tokens=at(study.TOKENS),
@@ -117,5 +119,5 @@ rule deepen_lm:
 rule lm:
     input:
         rules.encode_text.output,
-        every(STUDY.trained, *rules.train_lm.output),
+        every(STUDY.trained_models, *rules.train_lm.output),
         every(STUDY.deepened, *rules.deepen_lm.output),

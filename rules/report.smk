@@ -3,13 +3,19 @@
 
 rule tables:
     input:
-        every([STUDY.trunk(*run) for run in STUDY.runs], rules.trunk.output.history),
+        every(
+            [STUDY.trunk(*run) for run in STUDY.trained_runs],
+            rules.trunk.output.history,
+        ),
+        every(
+            STUDY.trained_runs,
+            rules.codec_branch.output.history,
+            *rules.measure_snapshots.output,
+        ),
         every(
             STUDY.runs,
-            rules.codec_branch.output.history,
             *rules.reconstruction.output,
             *rules.measure_dependence.output,
-            *rules.measure_snapshots.output,
         ),
         every(STUDY.modelled, *rules.bound_dependence.output),
         every(STUDY.factorised, *rules.measure_price.output),
@@ -21,7 +27,7 @@ rule tables:
             rules.generate.output.timing,
             *rules.measure_generated.output,
         ),
-        every(STUDY.trained, rules.train_lm.output.history),
+        every(STUDY.trained_models, rules.train_lm.output.history),
         every(STUDY.shuffled, rules.shuffle.output.levels),
         rules.pattern_speed.output if TIMED else [],
         expand(rules.score.output, system=STUDY.systems),

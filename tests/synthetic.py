@@ -45,11 +45,13 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
     study = Study(params.Study.model_validate(whole["study"]), {}, percents)
     measuring = params.Dependence.model_validate(whole["dependence"])
     for run in study.runs:
-        loss = study.codecs[run.codec].loss
+        loss = _loss(study, run)
         helped = effect * _strength(loss)
-        _history(root / place.TRUNK.format(**study.trunk(*run)) / "history.csv", range(100, 1001, 100), 0.0)
-        _codec(root, run, helped)
-        _snapshots(root, run, helped)
+        _codec(root, run, helped, trained=run.codec in study.trained)
+        if run.codec in study.trained:
+            _history(root / place.TRUNK.format(**study.trunk(*run)) / "history.csv", range(100, 1001, 100), 0.0)
+            _history(root / place.CODEC.format(**run._asdict()) / "history.csv", range(1100, 2001, 100), helped)
+            _snapshots(root, run, helped)
         _dependence(root, run, measuring, helped, helped * (1 + loss.delay))
         _score(root, run.system, 2.0, 0.2, list(study.codecs).index(run.codec))
     for run in study.plain:
@@ -69,7 +71,7 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
     if study.factorised:
         _price_calibration(root)
     for model in study.models:
-        loss = study.codecs[model.codec].loss
+        loss = _loss(study, model.run)
         _model(root, model, effect * _strength(loss) * (1 + loss.delay))
         _information(root, model, measuring)
         if model in study.factorised:
@@ -78,6 +80,12 @@ def write(root: Path, whole: dict[str, Any], effect: float = 1.0) -> None:
         for percent in study.percents:
             fad = 20 - 0.1 * percent
             _score(root, model.snapshot(percent), fad, 3 - 0.01 * percent, percent, own=fad - 2)
+
+
+def _loss(study: Study, run: Run) -> params.Independence:
+    """None, of a codec that comes trained."""
+    none = params.Independence(weight=0, delay=False, stream="quantized", estimator="closed_form")
+    return study.trained[run.codec].loss if run.codec in study.trained else none
 
 
 def _strength(loss: params.Independence) -> float:
@@ -132,16 +140,16 @@ def _mmd(run: Run, helped: float) -> dict[str, float]:
     return {"equal_time": 0.01 * (1.2 - helped) + 1e-4 * run.seed, "delayed": 0.008 * (1.2 - helped) + 1e-4 * run.seed}
 
 
-def _codec(root: Path, run: Run, helped: float) -> None:
+def _codec(root: Path, run: Run, helped: float, *, trained: bool) -> None:
     folder = root / place.CODEC.format(**run._asdict())
     shared, own = _noise(2, run.seed), len(folder.name)
     si_sdr = 6 + shared - 0.1 * helped + _noise(0.1, own)
     log_mel = 2 + 0.1 * shared + 0.005 * helped + _noise(0.005, own)
     mos = np.where(np.arange(CLIPS) % 2, np.nan, 3 + 0.1 * shared)  # of some clips
     _clips(folder / "metrics.npz", si_sdr=si_sdr, log_mel=log_mel, mos=mos)
-    summary = {"si_sdr": {"value": si_sdr.mean()}, "log_mel": {"value": log_mel.mean()}, "mmd": _mmd(run, helped)}
+    summary = {"si_sdr": {"value": si_sdr.mean()}, "log_mel": {"value": log_mel.mean()}}
+    summary |= {"mmd": _mmd(run, helped)} if trained else {}
     files.write_json(folder / "metrics.json", {**summary, "perplexity": [20.0, 22.0, 25.0, 24.0]})
-    _history(folder / "history.csv", range(1100, 2001, 100), helped)
 
 
 def _snapshots(root: Path, run: Run, helped: float) -> None:
@@ -180,10 +188,11 @@ def _dependence(root: Path, run: Run, settings: params.Dependence, helped: float
         for alignment, measured in alignments.items()
     }
     far = pairwise.far_lags(settings.far_lags, FRAME_RATE)
-    lags = sorted([*far, *range(-pairwise.NEAR, pairwise.NEAR + 1)])
+    lags = pairwise.all_lags(settings, FRAME_RATE, CODEBOOKS)
     by_lag = {
         "lags": lags,
         "far": far,
+        "frame_rate": FRAME_RATE,
         "frames": CLIPS * (FRAMES - 2 * max(lags)),
         # Less a little, for an estimate of nothing can come out negative.
         "estimators": {

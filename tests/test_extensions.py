@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import outside_codecs
 import pandas as pd
 import pytest
 import yaml
@@ -20,9 +21,10 @@ CHANGES: dict[str, Any] = {
     "study": {
         "codecs": {
             "plain": {"architecture": "frames", "quantizer": "halves", "seeds": [0], "loss": {"weight": 0, **LOSS}},
+            "theirs": {"pretrained": "their codec", "codebooks": 3},
             "with": {"architecture": "frames", "quantizer": "halves", "seeds": [0], "loss": {"weight": 10, **LOSS}},
         },
-        "language_models": {"pairs": {"codecs": {"plain": [0]}, "seeds": [0]}},
+        "language_models": {"pairs": {"codecs": {"plain": [0], "theirs": [0]}, "seeds": [0]}},
     },
     "generation": {"decoding": "likeliest"},
     "evaluation": {"embedders": {"levels": 8, "cdpam": 0}, "seconds": 4.5},
@@ -40,6 +42,9 @@ def test_a_study_runs_with_one_new_entry_of_each_kind(tmp_path: Path) -> None:
     study.configure({"study": {"language_models": dict.fromkeys(("delay", "flatten", "parallel"))}})
     study.configure(CHANGES)
     study.configure({"codec": {"frames": {"training": config["codec"]["stft"]["training"]}}})
+    outside_codecs.saved("dac", study.folder / "their codec", sampling_rate=8000, downsampling_ratios=[8, 8, 5])
+    of_their_kind = study.folder / "their codec" / "config.json"
+    of_their_kind.write_text(of_their_kind.read_text().replace('"model_type": "dac"', '"model_type": "levelled"'))
     said = study.run("snakemake", "--dry-run", fails=True)
     assert "corpus.source: 'tones' is not one of" in said
     shutil.copytree(EXTENSIONS, study.folder / "pipeline", dirs_exist_ok=True)
@@ -56,6 +61,9 @@ def test_a_study_runs_with_one_new_entry_of_each_kind(tmp_path: Path) -> None:
     patterns = pd.read_csv(tables / "patterns.csv")
     assert patterns.loc[patterns["pattern"] == "pairs", "steps a clip"].tolist() == [250, 250]
     assert patterns["MusicGen: FAD (VGGish)"].isna().any()
+    dependence = pd.read_csv(tables / "dependence.csv").set_index("codec")
+    assert dependence.loc["theirs", ["codebooks", "codes"]].to_numpy().tolist() == [[3, 16], [3, 16]]
+    assert {"theirs", "plain"} <= set(scores.loc[scores["system"] == "LM, pairs", "codec"])
 
     # What is chosen decides, and what is not does not.
     for path in sorted(study.folder.glob("pipeline/*/*.py")):

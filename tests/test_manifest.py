@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import manifest
+from pipeline.files import write_json
 
 
 def listed(*counts: tuple[str, str, int]) -> pd.DataFrame:
@@ -86,3 +87,14 @@ def test_tokens_that_do_not_fit_are_named(tmp_path: Path, tokens: np.ndarray, co
 def test_missing_tokens_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"test\.npy is missing: run the codec phase"):
         manifest.read_tokens(tmp_path, "test", 6, 2, 4)
+
+
+def test_a_codec_tells_what_its_tokens_are(tmp_path: Path) -> None:
+    write_json(tmp_path / "model.json", {"configuration": {"codebooks": 4, "codebook_size": 256, "pretrained": "dac"}})
+    assert manifest.streams(tmp_path) == (4, 256)
+    for told in ({}, {"configuration": {"codebooks": 4}}, {"configuration": None}):
+        write_json(tmp_path / "model.json", told)
+        with pytest.raises(ValueError, match=r"model.json does not tell a codec's codebooks"):
+            manifest.streams(tmp_path)
+    with pytest.raises(ValueError, match=r"model.json is missing: run the codec phase first"):
+        manifest.streams(tmp_path / "nowhere")

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -34,10 +34,11 @@ def check(data: Any) -> params.Params:
 
 def models(model: type[BaseModel]) -> set[type[BaseModel]]:
     found = {model}
-    for field in model.model_fields.values():
-        for part in [field.annotation, *getattr(field.annotation, "__args__", ())]:
-            if isinstance(part, type) and issubclass(part, BaseModel):
-                found |= models(part)
+    parts = [field.annotation for field in model.model_fields.values()]
+    for part in parts:
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            found |= models(part)
+        parts += get_args(part)
     return found
 
 
@@ -50,7 +51,8 @@ def test_no_default_hides_outside_the_file() -> None:
     sections = models(params.Params).union(*map(models, [params.CodecTraining, *params.SIZES.values()]))
     for model in sections:
         assert all(field.is_required() for field in model.model_fields.values()), model
-    assert {params.Independence, params.Discriminator, params.Stft, params.Band} <= sections
+    named = {params.Independence, params.PretrainedCodec, params.Discriminator, params.Stft, params.Band}
+    assert named <= sections
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,16 @@ def test_a_past_that_fills_the_segments_is_named_where_innovations_are_asked_for
             "study.codecs.*String should match",
         ),
         ("study.codecs.mmd.seeds", [-1], "study.codecs.mmd.seeds.0: .*greater than or equal to 0"),
+        (
+            "study.codecs.x",
+            {"pretrained": "x", "codebooks": 1},
+            "study.codecs.x.codebooks: .*greater than or equal to 2",
+        ),
+        ("study.codecs.x", {"pretrained": "", "codebooks": 2}, "study.codecs.x.pretrained: .*at least 1 character"),
+        ("study.codecs.x", {"pretrained": "x"}, "study.codecs.x.codebooks: Field required"),
+        ("study.codecs.x", {"pretrained": "x", "codebooks": 2, "seeds": [0]}, "study.codecs.x.seeds: Extra inputs"),
+        ("study.codecs.x", {"seeds": [0]}, "study.codecs.x.architecture: Field required"),
+        ("study.codecs.x", 3, "study.codecs.x: Input should be a valid dictionary"),
         ("study.shuffled", [0, 7], r"study.shuffled names the seeds \[7\], which no codec of study.codecs has"),
         ("study.kept", [3, 3], r"study.kept: \[3\] more than once"),
         ("study.kept", [1, 4], "study.kept has 4: keep fewer than the 4 of codec.codebooks"),
@@ -263,6 +275,18 @@ def test_levels_make_the_codebook_where_a_codec_has_them() -> None:
     whole["study"]["codecs"]["mmd"]["quantizer"] = "fsq"
     complaint = r"codec.levels \(\[8, 5, 5\]\) make 200 codes and must make codec.codebook_size \(256\) where "
     with pytest.raises(params.ParamsError, match=complaint + r"study.codecs.mmd.quantizer is fsq"):
+        check(whole)
+
+
+def test_a_pretrained_codec_has_one_seed() -> None:
+    whole = changed("study.codecs.theirs", {"pretrained": "a folder", "codebooks": 8})
+    whole["study"]["language_models"]["delay"]["codecs"]["theirs"] = [0]
+    study = check(whole).study
+    assert study.pretrained == {"theirs": params.PretrainedCodec(pretrained="a folder", codebooks=8)}
+    assert study.trained.keys() == DEFAULTS["study"]["codecs"].keys()
+    assert params.Study.model_validate(study.model_dump()) == study
+    whole["study"]["language_models"]["delay"]["codecs"]["theirs"] = [0, 1]
+    with pytest.raises(params.ParamsError, match=r"theirs names the seeds \[1\]; a pretrained codec has 0 alone"):
         check(whole)
 
 

@@ -27,10 +27,12 @@ PLACES = {
 def _study(
     codecs: dict[str, Any], models: dict[str, Any], systems: dict[str, str] | None = None, **more: list[int]
 ) -> Study:
-    """Of codecs as name -> (quantizer, seeds, what their loss has beside `PLAIN`)."""
-    entries = {
-        name: {"architecture": "stft", "quantizer": quantizer, "seeds": seeds, "loss": PLAIN | loss}
-        for name, (quantizer, seeds, loss) in codecs.items()
+    """Of codecs as name -> (quantizer, seeds, what their loss has beside `PLAIN`), or folder of one that is trained."""
+    entries: dict[str, Any] = {
+        name: {"pretrained": codec, "codebooks": 4}
+        if isinstance(codec, str)
+        else {"architecture": "stft", "quantizer": codec[0], "seeds": codec[1], "loss": PLAIN | codec[2]}
+        for name, codec in codecs.items()
     }
     settings = params.Study.model_validate(
         {"codecs": entries, "language_models": models, "shuffled": [], "depth": [], "kept": [], **more}
@@ -64,7 +66,7 @@ def small() -> Study:
 
 def _places(study: Study) -> list[str]:
     """Where every result of a study lies."""
-    trunks = {tuple(study.trunk(*run).items()) for run in study.runs}
+    trunks = {tuple(study.trunk(*run).items()) for run in study.trained_runs}
     wildcards: dict[frozenset[str], list[dict[str, Any]]] = {
         frozenset(): [{}],
         frozenset({"architecture", "quantizer", "seed"}): [dict(trunk) for trunk in trunks],
@@ -99,7 +101,7 @@ def test_runs_models_and_systems_are_those_that_the_configuration_names(small: S
         Model("flatten", "plain", 3, 0),
     ]
     assert small.deepened == small.models[2:4]
-    assert small.trained == [*small.models[:2], *small.models[4:]]
+    assert small.trained_models == [*small.models[:2], *small.models[4:]]
     assert [small.factorised_of(model) for model in small.deepened] == small.factorised
     assert small.factorised == [Model("delay", "plain", 3, 1), Model("delay", "ours", 3, 1)]
     assert small.modelled == [Run("plain", 3), Run("ours", 3), Run("plain", 0)]
@@ -250,6 +252,31 @@ def test_the_report_of_codecs_alone_leaves_out_what_needs_models(small: Study) -
     joint = _study({"plain": ("residual", [0], {})}, {"flatten": {"codecs": {"plain": [0]}, "seeds": [0]}})
     assert set(small.tables) - set(joint.tables) == set(place.OF_FACTORISED)
     assert joint.factorised == []
+
+
+def test_pretrained_codecs_are_runs_and_systems_but_nothing_that_training_has() -> None:
+    codecs = {"theirs": "/theirs", "ours": ("residual", [0, 1], {"weight": 1.0}), "plain": ("residual", [0, 1], {})}
+    study = _study(codecs, {"delay": {"codecs": {"theirs": [0], "plain": [0]}, "seeds": [0]}}, shuffled=[0], kept=[1])
+    assert list(study.codecs) == ["plain", "ours", "theirs"]
+    assert study.runs[-1] == Run("theirs", 0)
+    assert study.trained_runs == study.runs[:-1]
+    assert Model("delay", "theirs", 0, 0) in study.models
+    assert {"reconstruction/theirs-seed0", "shuffled/delayed/theirs-seed0"} <= set(study.systems)
+    assert study.kinds == [Kind("stft", "residual")]
+    assert study.plain == [Run("plain", 0)]
+    assert study.pairs(study.kinds[0]) == [("ours", "plain")]
+    assert [names for names in study.sweeps.values()] == [["plain", "ours"]]
+    assert study.figures == list(place.FIGURE_NAMES)
+    places = _places(study)
+    assert len(places) == len(set(places))
+
+
+def test_a_study_may_train_no_codec() -> None:
+    study = _study({"theirs": "/theirs", "others": "/others"}, {})
+    assert study.runs == [Run("others", 0), Run("theirs", 0)]
+    assert (study.trained_runs, study.kinds, study.plain, study.orders) == ([], [], [], {})
+    assert set(place.OF_TRAINED).isdisjoint(study.figures)
+    assert set(place.FIGURE_NAMES) - set(study.figures) >= set(place.OF_TRAINED)
 
 
 def test_importing_the_study_imports_nothing_heavy() -> None:

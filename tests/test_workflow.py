@@ -212,6 +212,26 @@ def test_the_users_own_music_decides_by_its_content(settled: Study, tmp_path: Pa
     assert "results/corpus/audio.npy" in study.pending()
 
 
+def test_a_codec_that_comes_trained_is_adopted_and_decides_by_its_content(settled: Study, tmp_path: Path) -> None:
+    study = settled.copy(tmp_path / "study")
+    weights = study.folder / "their codec" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_text("one")
+    theirs = {"theirs": {"pretrained": "their codec", "codebooks": 4}}
+    study.configure({"study": {"codecs": theirs, "language_models": {"delay": {"codecs": {"theirs": [0]}}}}})
+    study.settle()
+    made = {output.path: output for output in study.outputs() if "theirs-seed0" in output.path}
+    adopted = {path for path, output in made.items() if output.module == "pipeline.exchange.adopt"}
+    assert adopted == {f"results/codec/theirs-seed0/model.{suffix}" for suffix in ("json", "safetensors")}
+    assert {"results/lm/delay/theirs-seed0-lm0/model.json", "results/dependence/theirs-seed0.json"} < made.keys()
+    assert not any("history" in path or "snapshots/theirs" in path for path in made if path.startswith("results/codec"))
+    assert not any(path.startswith("results/dependence/snapshots/theirs") for path in made)
+    os.utime(weights)
+    assert study.pending() == set()
+    weights.write_text("two")
+    _assert_pending(study, f".*/theirs-seed0|{HEARD}|{REPORTED}")
+
+
 def test_a_codec_may_have_any_name(settled: Study, tmp_path: Path) -> None:
     study = settled.copy(tmp_path / "study")
     names = ["trunk", "trunk-residual", "residual", "tokens", "learned", "conditional", "text", "reconstruction"]

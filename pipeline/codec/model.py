@@ -1,5 +1,6 @@
 """The neural audio codec: a network around a quantizer (EnCodec), its files, waveforms to codes and back."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +30,29 @@ class Architecture(Protocol):
     @staticmethod
     def start(encoder: Any, decoder: Any, waveform: Tensor) -> None:
         """Prepares fresh networks for training on waveforms like `waveform` `[B, T]`."""
+
+
+class Coder(Protocol):
+    """A codec as jobs use it, whoever trained it: a `Codec`, or an entry of a table `PRETRAINED` in this folder."""
+
+    configuration: dict[str, Any]  # what it is built from; `codebooks` is K, `codebook_size` C
+    sample_rate: int  # of waveforms, Hz
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second, Hz."""
+
+    def encode(self, waveform: Tensor) -> Tensor:
+        """Codes `[B, K, T']` of waveforms `[B, T]`."""
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Waveforms `[B, T]` of codes `[B, k, T']`; codebooks past the k that are given add nothing."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Its weights."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its weights by name."""
 
 
 class Codec(nn.Module):
@@ -61,13 +85,7 @@ class Codec(nn.Module):
         Raises:
             ValueError: `waveform` is not `[B, T]`, is empty, or holds NaN or infinity.
         """
-        if waveform.ndim != 2:
-            raise ValueError(f"waveform must be [B, T] (mono, {self.sample_rate} Hz), got {tuple(waveform.shape)}")
-        if waveform.shape[1] == 0:
-            raise ValueError("waveform has no samples")
-        if not waveform.isfinite().all():
-            raise ValueError("waveform holds NaN or infinity")
-        latent = self.encoder(waveform[:, None])
+        latent = self.encoder(checked_waveform(waveform, self.sample_rate)[:, None])
         if self.configuration["latent_norm"]:
             latent = latent * (latent.square().mean(dim=1, keepdim=True) + NORM_EPSILON).rsqrt()
         return latent
@@ -87,6 +105,17 @@ class Codec(nn.Module):
         return self.synthesise(self.quantizer.decode(codes))
 
 
+def checked_waveform(waveform: Tensor, sample_rate: int) -> Tensor:
+    """`waveform`, if it is `[B, T]` with T > 0 and finite; ValueError otherwise."""
+    if waveform.ndim != 2:
+        raise ValueError(f"waveform must be [B, T] (mono, {sample_rate} Hz), got {tuple(waveform.shape)}")
+    if waveform.shape[1] == 0:
+        raise ValueError("waveform has no samples")
+    if not waveform.isfinite().all():
+        raise ValueError("waveform holds NaN or infinity")
+    return waveform
+
+
 def configuration(params: CodecSettings, sample_rate: int, quantizer: str) -> dict:
     """The parameters that the network is built from, as JSON-ready values."""
     return {
@@ -102,14 +131,14 @@ def configuration(params: CodecSettings, sample_rate: int, quantizer: str) -> di
     }
 
 
-def save(codec: Codec, folder: Path, origin: dict | None = None) -> None:
+def save(codec: Coder, folder: Path, origin: dict | None = None) -> None:
     """Writes `model.safetensors` and beside it `model.json`, the configuration and where the weights come from."""
     with atomic(folder / "model.safetensors") as temporary:
         save_file({name: value.contiguous() for name, value in codec.state_dict().items()}, temporary)
     write_json(folder / "model.json", {"configuration": codec.configuration, "provenance": origin})
 
 
-def load(folder: Path, device: torch.device | str = "cpu") -> Codec:
+def load(folder: Path, device: torch.device | str = "cpu") -> Coder:
     """Reads what `save` wrote, for inference.
 
     Raises:
@@ -119,7 +148,9 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Codec:
         if not (folder / name).exists():
             raise ValueError(f"{folder / name} is missing: train that codec first, or give the folder of one")
     try:
-        codec = Codec(read_json(folder / "model.json")["configuration"])
+        configuration = read_json(folder / "model.json")["configuration"]
+        kind = choice("PRETRAINED", configuration["pretrained"]) if "pretrained" in configuration else Codec
+        codec = kind(configuration)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'model.json'} is of another version, train it anew: {error}") from None
     try:
@@ -128,10 +159,11 @@ def load(folder: Path, device: torch.device | str = "cpu") -> Codec:
         raise ValueError(
             f"{folder}: the weights do not fit model.json: {str(error).splitlines()[-1].strip()}"
         ) from None
-    return codec.to(device).eval()
+    coder: Coder = codec.to(device).eval()
+    return coder
 
 
-def expect_rate(codec: Codec, sample_rate: int, origin: Path) -> None:
-    """Raises ValueError where the codec was trained at another rate than the audio's, in Hz."""
+def expect_rate(codec: Coder, sample_rate: int, origin: Path) -> None:
+    """Raises ValueError where the codec is for another rate than the audio's, in Hz."""
     if codec.sample_rate != sample_rate:
         raise ValueError(f"{origin} was trained at {codec.sample_rate} Hz and the corpus is at {sample_rate} Hz")

@@ -34,7 +34,7 @@ class Reconstruction(NamedTuple):
 
 
 @torch.no_grad()
-def reconstruct(codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray) -> Reconstruction:
+def reconstruct(codec: codecs.Coder, audio: np.ndarray, rows: np.ndarray) -> Reconstruction:
     """Scores the reconstructions of some rows of int16 clips `[N, T]`; opinion scores of `MOS_CLIPS` of them."""
     some = np.unique(np.linspace(0, len(rows) - 1, MOS_CLIPS).round().astype(int))
     device = next(codec.parameters()).device
@@ -82,11 +82,15 @@ def main() -> None:
     arguments = parser.parse_args()
     device = job.prepare(arguments)
     codec = codecs.load(arguments.codec, device)
-    settings = params.section(arguments.params, "codec", params.Codec).of(codec.configuration["architecture"])
     codecs.expect_rate(codec, params.section(arguments.params, "corpus", params.Corpus).sample_rate, arguments.codec)
     test = manifest.of_split(manifest.read(arguments.corpus / "manifest.parquet"), "test")
     audio = read_array(arguments.corpus / "audio.npy")
     result = reconstruct(codec, audio, test["row"].to_numpy())
+    used, mmd = {"codec": codec.configuration}, {}
+    if isinstance(codec, codecs.Codec):
+        settings = params.section(arguments.params, "codec", params.Codec).of(codec.configuration["architecture"])
+        used = {"codec": settings.model_dump(mode="json")}
+        mmd = {"mmd": criterion(codec, torch.from_numpy(result.codes), settings.independence)}
     size = codec.configuration["codebook_size"]
     shares = [np.bincount(used.ravel(), minlength=size) / used.size for used in result.codes.swapaxes(0, 1)]
     with atomic(arguments.out.with_suffix(".npz")) as temporary:
@@ -105,11 +109,11 @@ def main() -> None:
             "log_mel": float(result.log_mel.mean()),
             "mos": float(np.nanmean(result.mos)),
             "perplexity": [float(np.exp(-(s[s > 0] * np.log(s[s > 0])).sum())) for s in shares],
-            "mmd": criterion(codec, torch.from_numpy(result.codes), settings.independence),
+            **mmd,
             "clips": len(test),
             "tracks": int(test["track_id"].nunique()),
             "frame_rate": codec.frame_rate,
-            "provenance": provenance.record({"codec": settings.model_dump(mode="json")}),
+            "provenance": provenance.record(used),
         },
     )
 

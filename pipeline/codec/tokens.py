@@ -15,7 +15,7 @@ from pipeline.codec import model as codecs
 from pipeline.files import read_array, write_array
 
 
-def encoded(codec: codecs.Codec, audio: np.ndarray, rows: np.ndarray, progress: job.Progress) -> np.ndarray:
+def encoded(codec: codecs.Coder, audio: np.ndarray, rows: np.ndarray, progress: job.Progress) -> np.ndarray:
     """Codes `[n, K, T']` as uint16 of the given rows of int16 clips `[N, T]`."""
     device = next(codec.parameters()).device
     parts = []

@@ -465,9 +465,9 @@ def _independence(argument: str, name: str) -> params.Independence:
     if params.holds(argument, "loss"):
         return params.section(argument, "loss", params.Independence)
     study = params.section(argument, "study", params.Study)
-    if name not in study.codecs:
-        raise params.ParamsError(f"--name {name}: study.codecs has {sorted(study.codecs)}")
-    return study.codecs[name].loss
+    if name not in study.trained:
+        raise params.ParamsError(f"--name {name}: study.codecs has {sorted(study.trained)}")
+    return study.trained[name].loss
 
 
 if __name__ == "__main__":

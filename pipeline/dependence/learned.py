@@ -209,12 +209,10 @@ def _entropy(counts: np.ndarray) -> np.ndarray:
     return entr(p).sum(axis=-1) / np.log(2)
 
 
-def _read(folder: Path, clips: pd.DataFrame, codec: params.Codec) -> dict[str, Splits]:
+def _read(folder: Path, clips: pd.DataFrame, codec: manifest.Streams) -> dict[str, Splits]:
     """Codes of a folder of tokens under each of `ALIGNMENTS`."""
     codes = {
-        split: manifest.read_tokens(
-            folder, split, len(manifest.of_split(clips, split)), codec.codebooks, codec.codebook_size
-        )
+        split: manifest.read_tokens(folder, split, len(manifest.of_split(clips, split)), *codec)
         for split in manifest.SPLITS
     }
     return {
@@ -226,12 +224,13 @@ def _read(folder: Path, clips: pd.DataFrame, codec: params.Codec) -> dict[str, S
 def main() -> None:
     """Bounds the dependence in one codec's held-out test codes and writes JSON."""
     parser = job.parser("Bound what codebooks share beyond pairs by how well a network predicts one from others.")
-    parser.add_argument("--tokens", type=Path, required=True, help="folder of one codec's tokens")
+    parser.add_argument("--codec", type=Path, required=True, help="folder of the codec")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of its tokens")
     parser.add_argument("--manifest", type=Path, required=True, help="manifest.parquet, for the clips' tracks")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     args = parser.parse_args()
     job.prepare(args)
-    codec = params.section(args.params, "codec", params.Codec)
+    codec = manifest.streams(args.codec)
     settings = params.section(args.params, "dependence", params.Dependence)
     confidence = params.confidence(args.params)
 

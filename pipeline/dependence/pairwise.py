@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from pipeline import files, job, manifest, params, provenance, statistics
 from pipeline.dependence.information import (
@@ -35,7 +36,7 @@ from pipeline.dependence.information import (
 )
 
 SUMS = ("mutual_information", "normalised_by_sum", "normalised_by_minimum", "entropy")
-NEAR = 8  # frames to either side: every lag up to here, for the figure
+NEAR = 8  # frames to either side: every lag up to here at least, for the figure
 ALIGNED = {"equal_time": lambda a, b: 0, "delayed": lambda a, b: a - b}  # lag of codebook b behind a
 
 
@@ -115,15 +116,18 @@ def far_lags(seconds: Sequence[float], frame_rate: float) -> list[int]:
     """Lags in frames, to both sides, of those in `seconds`, rounded up.
 
     Raises:
-        ValueError: a lag is no farther than `NEAR`, or two are the same frame.
+        ValueError: two are the same frame.
     """
     lags = [math.ceil(each * frame_rate - 1e-9) for each in seconds]
-    if min(lags) <= NEAR or len(set(lags)) < len(lags):
-        raise ValueError(
-            f"dependence.far_lags are {lags} frames at {frame_rate:g} frames a second; "
-            f"they must differ, and lie beyond {NEAR} frames"
-        )
+    if len(set(lags)) < len(lags):
+        raise ValueError(f"dependence.far_lags are {lags} frames at {frame_rate:g} frames a second; they must differ")
     return sorted([-lag for lag in lags] + lags)
+
+
+def all_lags(settings: params.Dependence, frame_rate: float, codebooks: int) -> list[int]:
+    """Lags in frames that are measured: the far ones, and all near 0, where every pair has that of its delay."""
+    near = max(NEAR, codebooks - 1)
+    return sorted({*far_lags(settings.far_lags, frame_rate), *range(-near, near + 1)})
 
 
 def lagged(codes: np.ndarray, first: int, second: int, lag: int, reach: int) -> np.ndarray:
@@ -220,7 +224,7 @@ def by_lag(
     """
     draw: dict[str, Any] = {"resamples": settings.bootstrap, "seed": settings.seed, "confidence": confidence}
     far = far_lags(settings.far_lags, frame_rate)
-    lags = sorted([*far, *range(-NEAR, NEAR + 1)])
+    lags = all_lags(settings, frame_rate, codes.shape[1])
     # Of every pair and lag, mutual information of all tracks, then with each left out.
     values: dict[str, dict[tuple[int, int, int], np.ndarray]] = {name: {} for name in ESTIMATORS}
     for step, lag in enumerate(lags, start=1):
@@ -313,40 +317,155 @@ def _histograms(codes: np.ndarray, codebook_size: int) -> Histograms:
     return counts
 
 
-def main() -> None:
-    """Measures one codec's held-out test codes and writes JSON."""
-    parser = job.parser("Measure the dependence between codebooks on held-out codes.")
-    parser.add_argument("--tokens", type=Path, required=True, help="folder of one codec's tokens")
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest.parquet, for the clips' tracks")
-    parser.add_argument("--out", type=Path, required=True, help="JSON to write")
-    args = parser.parse_args()
-    job.prepare(args)
-    codec = params.section(args.params, "codec", params.Codec)
-    settings = params.section(args.params, "dependence", params.Dependence)
-    confidence = params.confidence(args.params)
+class HeldOut(NamedTuple):
+    """Codes to measure, and what they are of."""
 
-    rows = manifest.of_split(manifest.read(args.manifest), "test")
-    codes = manifest.read_tokens(args.tokens, "test", len(rows), codec.codebooks, codec.codebook_size)
-    tracks = manifest.track_numbers(rows)
-    size = codec.codebook_size
-    frame_rate = codes.shape[2] / params.section(args.params, "corpus", params.Corpus).clip_seconds
-    lags = 2 * (NEAR + len(settings.far_lags)) + 1
-    with job.Progress(f"dependence/{args.tokens.name}", lags, "lag") as progress:
-        alignments = {
-            name: measure(align(codes), tracks, size, settings, confidence) for name, align in ALIGNMENTS.items()
-        }
-        lagging = by_lag(codes, tracks, size, frame_rate, settings, confidence, progress)
-    used = {"dependence": settings.model_dump(), "codebook_size": size, "confidence": confidence}
+    name: str
+    codes: np.ndarray  # [n, K, T]
+    tracks: np.ndarray  # [n], numbered from 0
+    codebook_size: int  # C
+    frame_rate: float | None  # Hz; None where it is not known, and nothing can be measured by lag
+
+
+def of_study(codec: Path, tokens: Path, rows: pd.DataFrame, clip_seconds: float) -> HeldOut:
+    """The test split's tokens of a codec, of the clips in the manifest's `rows`.
+
+    Raises:
+        ValueError: as `manifest.streams`, `manifest.of_split` and `manifest.read_tokens`.
+    """
+    test, streams = manifest.of_split(rows, "test"), manifest.streams(codec)
+    codes = manifest.read_tokens(tokens, "test", len(test), *streams)
+    frame_rate = codes.shape[2] / clip_seconds
+    return HeldOut(tokens.name, codes, manifest.track_numbers(test), streams.codebook_size, frame_rate)
+
+
+def of_file(path: Path, tracks: Path | None, frame_rate: float | None) -> HeldOut:
+    """Codes of any codec, `[n, K, T]` in a `.npy` file, of as many codes as the greatest tells; without `tracks`, each
+    clip counts as one.
+
+    Raises:
+        ValueError: the file holds no such codes, or not as many clips as `tracks`, or of one track.
+    """
+    codes = _array(path)
+    if codes.ndim != 3 or 0 in codes.shape:
+        raise ValueError(f"{path} holds an array of shape {codes.shape}: codes are [n, K, T], clips, codebooks, frames")
+    if codes.shape[1] < 2:
+        raise ValueError(f"{path} holds codes of one codebook, and dependence is between two or more")
+    if not np.issubdtype(codes.dtype, np.integer):
+        nan = ", and NaN among them" if np.issubdtype(codes.dtype, np.inexact) and np.isnan(codes).any() else ""
+        raise ValueError(f"{path} holds numbers of type {codes.dtype}{nan}: codes are integers")
+    if codes.min() < 0:
+        raise ValueError(f"{path} holds the code {codes.min()}: codes count from 0; leave out frames that are padding")
+    names = np.arange(len(codes)) if tracks is None else _tracks(tracks)
+    if len(names) != len(codes):
+        raise ValueError(f"{tracks} names the tracks of {len(names)} clips, and {path} holds {len(codes)}")
+    numbers = np.unique(names, return_inverse=True)[1]
+    if numbers.max() < 1:
+        raise ValueError(f"{path} holds one {'clip' if tracks is None else 'track'}: an interval needs two or more")
+    return HeldOut(path.stem, codes, numbers, int(codes.max()) + 1, frame_rate)
+
+
+def _array(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: give the .npy file of the codes")
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise ValueError(f"{path} is not a whole .npy file of numbers, as `np.save` writes it: {error}") from None
+    if not isinstance(codes, np.ndarray):
+        raise ValueError(f"{path} holds several arrays: save the codes alone, with `np.save`")
+    return codes
+
+
+def _tracks(path: Path) -> np.ndarray:
+    """Names of the clips' tracks `[n]`: of a `.npy` file, or the column `track_id` of a CSV."""
+    if path.suffix == ".npy":
+        names = _array(path)
+    else:
+        table = pd.read_csv(path, dtype=str)
+        if "track_id" not in table:
+            raise ValueError(f"{path} has no column track_id: its columns are {', '.join(table)}")
+        names = table["track_id"].to_numpy()
+    if names.ndim != 1 or pd.isna(names).any():
+        raise ValueError(f"{path} must name one track for each clip, in the order of the codes")
+    return names.astype(str)
+
+
+def dependence(
+    held_out: HeldOut, settings: params.Dependence, confidence: float, progress: job.Progress | None = None
+) -> dict[str, Any]:
+    """All that is measured on codes: under each of `ALIGNMENTS`, by lag, and on `controls`; JSON-ready."""
+    name, codes, tracks, size, frame_rate = held_out
     result = {
-        "codec": args.tokens.name,
+        "codec": name,
         "codebook_size": size,
-        "alignments": alignments,
-        "by_lag": lagging,
+        "alignments": {
+            name: measure(align(codes), tracks, size, settings, confidence) for name, align in ALIGNMENTS.items()
+        },
         "controls": controls(flattened(codes), size, settings),
         "confidence": confidence,
-        "provenance": provenance.record(used, seed=settings.seed),
     }
-    files.write_json(args.out, result)
+    if frame_rate is not None:
+        result["by_lag"] = by_lag(codes, tracks, size, frame_rate, settings, confidence, progress)
+    used = {"dependence": settings.model_dump(), "codebook_size": size, "confidence": confidence}
+    return {**result, "provenance": provenance.record(used, seed=settings.seed)}
+
+
+def shown(result: dict[str, Any]) -> str:
+    """What `dependence` found, for a reader: mutual information summed over pairs, a row an estimator."""
+    equal = result["alignments"]["equal_time"]
+    rows = []
+    for estimator in ESTIMATORS:
+        row = {"estimator": estimator.replace("_", " ")}
+        for name, measured in result["alignments"].items():
+            total, where = measured["estimators"][estimator]["total"], name.replace("_", " ")
+            row[f"{where} (bits)"] = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**total["mutual_information"])
+            row["of least entropy" if name == "equal_time" else "and delayed"] = (
+                f"{total['normalised_by_minimum']['value']:.1%}"
+            )
+        for name, label in (("negative", "shuffled, truth 0"), ("rolled", "moved in time, truth 0")):
+            row[label] = f"{result['controls'][name]['measured'][estimator]:.3f}"
+        rows.append(row)
+    entropy = sum(equal["estimators"]["plug_in"]["entropy"])
+    return (
+        f"{len(equal['perplexity'])} codebooks of {result['codebook_size']} codes, {entropy:.2f} bits a frame: "
+        f"{equal['frames']:,} frames of {equal['clips']} clips of {equal['tracks']} tracks.\n"
+        f"Mutual information, sum of {len(equal['pairs'])} pairs, {result['confidence']:.0%} intervals over tracks:\n\n"
+        + pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    )
+
+
+def main() -> None:
+    """Measures one codec's held-out test codes and writes JSON, or any codes, and shows what was found."""
+    parser = job.parser("Measure the dependence between codebooks on held-out codes.")
+    parser.set_defaults(params=str(provenance.ROOT / "params.yaml"))
+    study = parser.add_argument_group("codes of a study")
+    study.add_argument("--codec", type=Path, help="folder of the codec")
+    study.add_argument("--tokens", type=Path, help="folder of its tokens")
+    study.add_argument("--manifest", type=Path, help="manifest.parquet, for the clips' tracks")
+    other = parser.add_argument_group("any other codes")
+    other.add_argument("--codes", type=Path, help=".npy file of integers [n, K, T]: clips, codebooks, frames")
+    other.add_argument("--tracks", type=Path, help="their tracks: .npy [n], or CSV with track_id (default: clips)")
+    other.add_argument("--frame-rate", type=float, help="frames a second, to measure by lag too (default: do not)")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    args = parser.parse_args()
+    if not args.codes and not all((args.codec, args.tokens, args.manifest, args.out)):
+        parser.error("give --codes, or all of --codec, --tokens, --manifest and --out")
+    job.prepare(args)
+    settings = params.section(args.params, "dependence", params.Dependence)
+    confidence = params.confidence(args.params)
+    if args.codes:
+        held_out = of_file(args.codes, args.tracks, args.frame_rate)
+    else:
+        clip_seconds = params.section(args.params, "corpus", params.Corpus).clip_seconds
+        held_out = of_study(args.codec, args.tokens, manifest.read(args.manifest), clip_seconds)
+    lags = len(all_lags(settings, held_out.frame_rate, held_out.codes.shape[1])) if held_out.frame_rate else 0
+    with job.Progress(f"dependence/{held_out.name}", lags, "lag") as progress:
+        result = dependence(held_out, settings, confidence, progress)
+    if args.out:
+        files.write_json(args.out, result)
+    if args.codes:
+        print(shown(result))
 
 
 if __name__ == "__main__":

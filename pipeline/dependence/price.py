@@ -26,14 +26,13 @@ def main() -> None:
     args = parser.parse_args()
     device = job.prepare(args)
     set_matmul_precision(device)
-    codec = params.section(args.params, "codec", params.Codec)
     settings = params.section(args.params, "dependence", params.Dependence)
     confidence = params.confidence(args.params)
 
     model = language_model.load(args.lm).to(device)
     text = conditioning.load(args.text)
     clips = manifest.read(args.manifest)
-    train, test = (load_split(args.tokens, clips, text, name, codec) for name in ("train", "test"))
+    train, test = (load_split(args.tokens, clips, text, name, model.shape) for name in ("train", "test"))
     train = subset(train, settings.conditional.clips)
     run = f"price/{args.lm.parent.name}/{args.lm.name}"
     with job.Progress(run, len(train), "clip") as progress:

@@ -78,7 +78,7 @@ IMPORTS = {"from pipeline.codec.": "from .", "from pipeline.params import Stft":
 RENAMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 
 
-def to_transformers(codec: codecs.Codec) -> "PreTrainedModel":
+def to_transformers(codec: codecs.Coder) -> "PreTrainedModel":
     """The model that encodes and decodes as `codec` does, on the CPU.
 
     An EncodecModel, a subclass of it where `codec` has `latent_norm`, or the `StftCodecModel` of a codec with an STFT.
@@ -88,10 +88,12 @@ def to_transformers(codec: codecs.Codec) -> "PreTrainedModel":
     nothing.
 
     Raises:
-        ValueError: no model of transformers has the architecture or quantizer of `codec`, as `band`, `shared` or one of
-            the user's; a SEANet's quantizer is neither residual nor grouped, or its codebooks are not of a power of
-            two of codes.
+        ValueError: `codec` came trained; no model of transformers has its architecture or quantizer, as `band`,
+            `shared` or one of the user's; a SEANet's quantizer is neither residual nor grouped, or its codebooks are not of a
+            power of two of codes.
     """
+    if not isinstance(codec, codecs.Codec):
+        raise ValueError("this codec came trained: export the one that it was adopted from, or take that as it is")
     if codec.configuration["architecture"] == "stft":
         return _stft_codec(codec.configuration, codec.state_dict())
     config, codebooks = _encodec_config(codec.configuration), _residual(codec)
@@ -147,7 +149,7 @@ def from_transformers(model: "EncodecModel") -> codecs.Codec:
     return codec
 
 
-def save_encodec(codec: codecs.Codec, folder: Path, origin: dict | None = None) -> None:
+def save_encodec(codec: codecs.Coder, folder: Path, origin: dict | None = None) -> None:
     """Writes what `from_pretrained` reads, the configuration of its feature extractor, and `origin`.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline import files, job, manifest, params, provenance
+from pipeline import files, job, manifest, provenance
 from pipeline import study as place
 from pipeline.audio import to_float
 from pipeline.codec import model as codecs
@@ -43,7 +43,7 @@ def halve(source: Path, target: Path) -> None:
 
 
 @torch.no_grad()
-def codec_cost(single: codecs.Codec, half: codecs.Codec, waveform: torch.Tensor) -> dict[str, float]:
+def codec_cost(single: codecs.Coder, half: codecs.Coder, waveform: torch.Tensor) -> dict[str, float]:
     """What half precision changes in a codec, on waveforms `[B, T]`."""
     codes = [codec.encode(waveform) for codec in (single, half)]
     distances = []
@@ -79,7 +79,6 @@ def main() -> None:
     args = parser.parse_args()
     job.prepare(args)
     corpus = args.study / place.CORPUS
-    sizes = params.section(args.params, "codec", params.Codec)
     table = manifest.read(corpus / "manifest.parquet")
     rows = manifest.of_split(table, "test")["row"].to_numpy()
     some = rows[np.unique(np.linspace(0, len(rows) - 1, CLIPS).round().astype(int))]
@@ -97,8 +96,8 @@ def main() -> None:
         pair = [codecs.load(folder) for folder in (sources["codec"], targets["codec"])]
         cost = codec_cost(pair[0], pair[1], waveform)
         tokens = args.study / place.TOKENS.format(**which)
-        split = learning.subset(learning.load_split(tokens, table, text, "test", sizes), CLIPS)
         models = [language_models.load(folder) for folder in (sources["lm"], targets["lm"])]
+        split = learning.subset(learning.load_split(tokens, table, text, "test", models[0].shape), CLIPS)
         kept["models"][name] = cost | model_cost(models[0], models[1], split, text)
         print(f"{name}: {kept['models'][name]}")
     files.write_json(args.out / "models.json", kept)

@@ -16,7 +16,7 @@ from pipeline.codec import model as codecs
 from pipeline.files import write_array
 
 
-def scored_codes(codec: codecs.Codec, tokens: Path, rows: pd.DataFrame, clips: int) -> tuple[np.ndarray, pd.DataFrame]:
+def scored_codes(codec: codecs.Coder, tokens: Path, rows: pd.DataFrame, clips: int) -> tuple[np.ndarray, pd.DataFrame]:
     """A codec's codes `[n, K, T]` of the clips that are scored, and the manifest's rows of those.
 
     Raises:
@@ -29,7 +29,7 @@ def scored_codes(codec: codecs.Codec, tokens: Path, rows: pd.DataFrame, clips: i
     return codes[scored.index], scored
 
 
-def decoded(codec: codecs.Codec, codes: np.ndarray) -> np.ndarray:
+def decoded(codec: codecs.Coder, codes: np.ndarray) -> np.ndarray:
     """Int16 clips `[n, T' hop]` of codes `[n, K, T']`; codebooks past the K that are given add nothing."""
     device = next(codec.parameters()).device
     parts = torch.from_numpy(codes.astype(np.int64)).split(codecs.AT_ONCE)

@@ -237,7 +237,7 @@ def model_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def load_models(args: argparse.Namespace, device: torch.device) -> tuple[LanguageModel, codecs.Codec]:
+def load_models(args: argparse.Namespace, device: torch.device) -> tuple[LanguageModel, codecs.Coder]:
     """The language model and the codec that the arguments of `model_parser` name, ready to sample on `device`.
 
     Raises:

@@ -82,7 +82,6 @@ def main() -> None:
     args = parser.parse_args()
     device = job.prepare(args)
     set_matmul_precision(device)
-    codec = params.section(args.params, "codec", params.Codec)
     settings = params.section(args.params, "dependence", params.Dependence)
     batch_size = params.section(args.params, "lm", params.LanguageModel).micro_batch_size
 
@@ -91,7 +90,7 @@ def main() -> None:
         raise ValueError(f"{args.lm} has depth heads already: give the folder of the model without")
     text = conditioning.load(args.text)
     clips = manifest.read(args.manifest)
-    train, test = (load_split(args.tokens, clips, text, name, codec) for name in ("train", "test"))
+    train, test = (load_split(args.tokens, clips, text, name, model.shape) for name in ("train", "test"))
     name = f"lm/{args.out.parent.name}/{args.out.name}"
     with job.Progress(name, settings.conditional.steps) as progress:
         steps = full_steps(model, subset(train, settings.conditional.clips), text)
@@ -104,7 +103,10 @@ def main() -> None:
             progress,
         )
     model = deepened(model, heads[OWN])
-    nats, static = evaluate(model, test, text, batch_size), static_nats(test, log_shares(train, codec.codebook_size))
+    nats, static = (
+        evaluate(model, test, text, batch_size),
+        static_nats(test, log_shares(train, model.shape.codebook_size)),
+    )
     language_model.save(model, args.out)
     write_held_out(args.out / "held_out.npz", nats, static, test)
     record = provenance.record({"dependence": settings.model_dump()}, seed=settings.seed, device=device.type)

@@ -3,8 +3,9 @@
 Batches, crops, captions and text dropout are drawn from (seed, step) alone: a killed run continues as if it had not
 been, and models of different patterns see the same frames in the same order.
 
-    python -m pipeline.lm.train --pattern delay --codec mmd-seed0 --seed 0 --tokens results/codec/tokens/mmd-seed0 \
-        --manifest results/corpus/manifest.parquet --text results/lm/text --out results/lm/delay/mmd-seed0-lm0
+    python -m pipeline.lm.train --pattern delay --codec results/codec/mmd-seed0 --seed 0 \
+        --tokens results/codec/tokens/mmd-seed0 --manifest results/corpus/manifest.parquet --text results/lm/text \
+        --out results/lm/delay/mmd-seed0-lm0
 """
 
 import argparse
@@ -77,7 +78,7 @@ def main() -> None:
     """Trains one language model."""
     parser = job.parser("Train a language model on a codec's tokens.")
     parser.add_argument("--pattern", choices=list(params.choices("PATTERNS")), required=True, help="codebook pattern")
-    parser.add_argument("--codec", required=True, help="name of the codec and its seed, for the record")
+    parser.add_argument("--codec", type=Path, required=True, help="folder of the codec")
     parser.add_argument("--seed", type=int, required=True)
     for name, what in (("tokens", "folder of train.npy, validation.npy, test.npy"), ("manifest", "manifest.parquet")):
         parser.add_argument(f"--{name}", type=Path, required=True, help=what)
@@ -87,7 +88,7 @@ def main() -> None:
     device = job.prepare(args)
     set_matmul_precision(device)
     sizes = params.section(args.params, "lm", params.LanguageModel)
-    codec = params.section(args.params, "codec", params.Codec)
+    codec = manifest.streams(args.codec)
     clip_seconds = params.section(args.params, "corpus", params.Corpus).clip_seconds
     text = conditioning.load(args.text)
     clips = manifest.read(args.manifest)
@@ -95,12 +96,11 @@ def main() -> None:
     shape = ModelShape.of(
         sizes,
         pattern=args.pattern,
-        codebooks=codec.codebooks,
-        codebook_size=codec.codebook_size,
+        **codec._asdict(),
         frames=train_split.tokens.shape[2],
         text_dimension=text.dimension,
     )
-    run = f"lm/{args.pattern}/{args.codec}-lm{args.seed}"
+    run = f"lm/{args.pattern}/{args.codec.name}-lm{args.seed}"
     checkpoint = Path("checkpoints") / f"{run}.safetensors"
     started = time.monotonic()
     frames = crop_frames(sizes, shape.frames, clip_seconds)
@@ -276,7 +276,9 @@ def bits(nats: np.ndarray) -> np.ndarray:
     return nats.sum(axis=1) / math.log(2)
 
 
-def load_split(tokens: Path, clips: pd.DataFrame, text: TextStates, name: str, codec: params.Codec) -> Split:
+def load_split(
+    tokens: Path, clips: pd.DataFrame, text: TextStates, name: str, codec: manifest.Streams | ModelShape
+) -> Split:
     """Tokens of a split, in the manifest's order, with the captions of the manifest `clips`.
 
     Raises:
@@ -364,7 +366,7 @@ def metrics(
         "frames_seen": sizes.steps * sizes.batch_size * frames,
         "sequence_length": model.pattern(model.shape.frames).steps,
         "seconds": seconds,
-        "codec": args.codec,
+        "codec": args.codec.name,
         "pattern": args.pattern,
         "provenance": provenance.record(
             {"lm": sizes.model_dump(mode="json")}, seed=args.seed, device=model.heads.device.type

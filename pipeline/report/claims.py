@@ -252,7 +252,7 @@ def aligned(loss: params.Independence) -> str:
 def _factorised(study: Study) -> list[Comparison]:
     """Language models of either factorised pattern on the deciding pairs; the pattern aligned with the loss decides."""
     return [
-        Comparison(pair, pattern, pattern == aligned(study.codecs[pair.ours].loss))
+        Comparison(pair, pattern, pattern == aligned(study.trained[pair.ours].loss))
         for kind in kinds(study)
         for pair in deciding(study, kind)
         for pattern in (DELAY, PARALLEL)
@@ -294,11 +294,11 @@ def c2(results: Results) -> Claim:
     independent of each other.
     """
     study, tracks = results.study, results.tracks
-    runs = {kind: [run for run in study.runs if study.kind(run.codec) == kind] for kind in kinds(study)}
+    runs = {kind: [run for run in study.trained_runs if study.kind(run.codec) == kind] for kind in kinds(study)}
     many = [
         kind
         for kind, codecs in runs.items()
-        if len(codecs) >= CODECS and len({study.codecs[run.codec].loss.weight for run in codecs}) >= WEIGHTS
+        if len(codecs) >= CODECS and len({study.trained[run.codec].loss.weight for run in codecs}) >= WEIGHTS
     ]
 
     def findings_of(results: Results) -> list[Finding]:
@@ -415,7 +415,7 @@ def c5(results: Results) -> Claim:
     study = results.study
     compared = []
     for kind in kinds(study):
-        losses = {pair.ours: study.codecs[pair.ours].loss for pair in deciding(study, kind)}
+        losses = {pair.ours: study.trained[pair.ours].loss for pair in deciding(study, kind)}
         for ours in (name for name, loss in losses.items() if loss.delay):
             undelayed = losses[ours].model_copy(update={"delay": False})
             compared += [
@@ -631,7 +631,7 @@ def _less_dependence(results: Results, says: str, among: Sequence[Kind]) -> Clai
 
 def _dependence(results: Results, pair: Pair, decides: bool) -> list[Finding]:
     """What the loss does to dependence: deciding, the part of it that is far, and what decides nothing."""
-    alignment = "delayed" if results.study.codecs[pair.ours].loss.delay else "equal_time"
+    alignment = "delayed" if results.study.trained[pair.ours].loss.delay else "equal_time"
     where, seeds = ALIGNMENTS[alignment], results.study.seeds(*pair)
 
     def totals(measure: str) -> dict[int, list[Estimate]]:

@@ -176,14 +176,15 @@ def dependence_by_lag(results: Results) -> Figure:
                 [estimate[key] for estimate in by_lag["estimators"][results.estimator]]
                 for key in ("value", "low", "high")
             )
-            ax.fill_between(by_lag["lags"], low, high, color=colour, alpha=0.15, linewidth=0)
-            ax.plot(by_lag["lags"], value, color=colour, marker=marker, markersize=3.5, linewidth=1.2)
+            lags = np.array(by_lag["lags"]) / by_lag["frame_rate"]  # s, for codecs may differ in their frames
+            ax.fill_between(lags, low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.plot(lags, value, color=colour, marker=marker, markersize=3.5, linewidth=1.2)
             smallest = min(smallest, *value)
         ax.axvline(0, color="#888888", linewidth=0.8, linestyle=":")
-        nearest = min(abs(lag) for lag in by_lag["far"])
+        nearest = min(abs(lag) for lag in by_lag["far"]) / by_lag["frame_rate"]
         for side in (-1, 1):
-            ax.axvspan(side * nearest, side * max(by_lag["lags"]), color="#888888", alpha=0.12, linewidth=0)
-        ax.set_xlabel("lag of codebook b\nbehind codebook a < b (frames)")
+            ax.axvspan(side * nearest, side * max(lags), color="#888888", alpha=0.12, linewidth=0)
+        ax.set_xlabel("lag of codebook b\nbehind codebook a < b (s)")
         ax.set_title(f"seed {seed}")
     if smallest > 0:  # what is 0 has no logarithm
         axes[0, 0].set_yscale("log")
@@ -192,8 +193,9 @@ def dependence_by_lag(results: Results) -> Figure:
         _from_zero(axes[0, 0])
     axes[0, 0].set_ylabel("mutual information,\nsum of pairs (bits)")
     _legend(figure, {codec: _look(results, codec) for codec in results.study.codecs}, columns=4)
+    frames = results.dependence(*results.study.runs[0])["by_lag"]["frames"]
     figure.suptitle(
-        f"Dependence by lag, {by_lag['frames']:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
+        f"Dependence by lag, {frames:,} held-out frames ({ESTIMATORS[results.estimator]});\n"
         f"bands are {results.confidence:.0%} intervals over tracks"
     )
     return figure
@@ -273,7 +275,7 @@ def reconstruction_dependence(results: Results) -> Figure:
             ax.set_xlabel(f"mutual information at {where}, sum of pairs (bits)")
             ax.set_ylabel(f"change of {label}")
     weights = {
-        line: ", ".join(f"{results.study.codecs[codec].loss.weight:g}" for codec in names)
+        line: ", ".join(f"{results.study.trained[codec].loss.weight:g}" for codec in names)
         for line, names in sweeps.items()
     }
     entries = {f"{line}: {weights[line]}": (COLOURS[i], MARKERS[i]) for i, line in enumerate(sweeps)}
@@ -291,9 +293,9 @@ def criterion(results: Results) -> Figure:
     Of codecs with the paper's quantizer, or of all where none has it.
     """
     figure, axes = _figure(2, 2, (9, 7), sharey="row")
-    runs = results.study.runs
+    runs = results.study.trained_runs
     clips = results.dependence(*runs[0])["alignments"]["equal_time"]["clips"]
-    paper = [run for run in runs if results.study.codecs[run.codec].quantizer == PAPER] or runs
+    paper = [run for run in runs if results.study.trained[run.codec].quantizer == PAPER] or runs
     looks = {run.codec: _look(results, run.codec) for run in paper}
     for (above, below), (alignment, where) in zip(axes.T, ALIGNMENTS.items(), strict=True):
         mmd = [results.codec(*run)["mmd"][alignment] for run in paper]
@@ -413,12 +415,12 @@ def likelihood(results: Results) -> Figure:
 
 def learning(results: Results) -> Figure:
     """Validation bits per frame over the language models' training, a panel a codec, a line a seed; static entropy."""
-    patterns = list(dict.fromkeys(model.pattern for model in results.study.trained))
+    patterns = list(dict.fromkeys(model.pattern for model in results.study.trained_models))
     codecs = list(results.study.modelled_codecs)
     rows, columns = _wrapped(len(codecs), 3)
     figure, axes = _figure(rows, columns, (WIDEST, 1 + 2.8 * rows), sharey="all")
     for ax, codec in zip(_used(axes, len(codecs)), codecs, strict=True):
-        for model in (model for model in results.study.trained if model.codec == codec):
+        for model in (model for model in results.study.trained_models if model.codec == codec):
             history, index = results.learning(model), patterns.index(model.pattern)
             ax.plot(history["step"], history["validation_static_bits"], color="#888888", linewidth=0.8, linestyle=":")
             ax.plot(
@@ -538,7 +540,7 @@ def training(results: Results) -> Figure:
         "validation_mmd_delayed": "validation MMD, delay shift",
     }
     figure, axes = _figure(2, 2, (8, 5.6))
-    looks = {codec: (COLOURS[i], LINES[i]) for i, codec in enumerate(results.study.codecs)}
+    looks = {codec: (COLOURS[i], LINES[i]) for i, codec in enumerate(results.study.trained)}
     for ax, (column, label) in zip(axes.flat, columns.items(), strict=True):
         for codec, (colour, line) in looks.items():
             for seed in results.study.seeds(codec):

@@ -63,10 +63,7 @@ def table(path: Path) -> dict[str, Any]:
 
     Columns of an interval's ends join the column of its value, and so does the one that marks the best, as `b0`.
     """
-    try:
-        cells = pd.read_csv(path, keep_default_na=False, dtype=str)
-    except pd.errors.EmptyDataError:
-        return {"columns": [], "rows": []}
+    cells = read_cells(path)
     ends = {f"{name} {end}" for name in cells for end in ("low", "high", "best") if f"{name} low" in cells}
     names = [name for name in cells if name not in ends]
     rows = []
@@ -79,6 +76,14 @@ def table(path: Path) -> dict[str, Any]:
                 record[f"b{index}"] = bool(row[f"{name} best"])
         rows.append(record)
     return {"columns": names, "rows": rows}
+
+
+def read_cells(path: Path) -> pd.DataFrame:
+    """A table's cells as text; none of one without rows."""
+    try:
+        return pd.read_csv(path, keep_default_na=False, dtype=str)
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
 
 
 def number(cell: str) -> float | str:
@@ -139,7 +144,7 @@ def page(root: Path, config: dict[str, Any]) -> str:
     listed = pd.read_csv(tables / "claims.csv", keep_default_na=False).to_dict("records")
     findings = [
         {**row, "shown": text(row["value"], [number(row["low"]), number(row["high"])])}
-        for row in pd.read_csv(tables / "findings.csv", keep_default_na=False, dtype=str).to_dict("records")
+        for row in read_cells(tables / "findings.csv").to_dict("records")
     ]
     defaults = yaml.safe_load(DEFAULTS.read_text())
     environment = jinja2.Environment(

@@ -102,6 +102,8 @@ def dependence(results: Results) -> list[Row]:
                         "control: shuffled (bits)": controls["negative"]["measured"][estimator],
                         "control: moved in time (bits)": controls["rolled"]["measured"][estimator],
                         "estimator": estimator,
+                        "codebooks": len(sizes["perplexity"]),
+                        "codes": result["codebook_size"],
                         "frames": sizes["frames"],
                         "tracks": sizes["tracks"],
                     }
@@ -519,7 +521,7 @@ def metrics(results: Results, assessed: dict[str, Claim]) -> dict[str, dict[str,
 def write(rows: list[Row], path: Path) -> None:
     """Writes rows to `path` with each suffix of `FORMATS`; in CSV an interval's ends and the best get own columns."""
     wide = pd.DataFrame([_spread(row) for row in rows])
-    narrow = pd.DataFrame([{column: _shown(value) for column, value in row.items()} for row in rows])
+    narrow = pd.DataFrame([{column: _shown(value) for column, value in row.items()} for row in rows]).fillna("")
     best = pd.DataFrame([{column: isinstance(value, Best) for column, value in row.items()} for row in rows]).eq(True)
     texts: dict[str, Callable[[], str]] = {
         "csv": lambda: wide.to_csv(index=False),

@@ -15,6 +15,7 @@ from pipeline.dependence import learned as difference_of_entropies
 from pipeline.dependence import pairwise as dependence
 from pipeline.dependence.calibration import noisy_copy_information
 from pipeline.dependence.learned import Splits
+from pipeline.files import write_json
 
 LEARNED = params.Learned(hidden=32, steps=300, batch_size=256, learning_rate=1e-2)
 FRAMES = {"train": 40_000, "validation": 8_000, "test": 20_000}
@@ -92,9 +93,16 @@ def _write(folder: Path, size: int = 8) -> list[str]:
     rows = [(f"{split}{i // 2}", split) for split, count in clips.items() for i in range(count)]
     pd.DataFrame(rows, columns=["track_id", "split"]).to_parquet(folder / "m.parquet")
     whole = params.load(Path("params.yaml")).model_dump(mode="json")
-    whole["codec"] |= {"codebook_size": size, "codebooks": 3}
+    write_json(folder / "codec" / "model.json", {"configuration": {"codebooks": 3, "codebook_size": size}})
     whole["dependence"] |= {"bootstrap": 5, "learned": {**LEARNED.model_dump(), "steps": 4, "batch_size": 16}}
-    files = ["--tokens", str(folder / "mmd-seed0"), "--manifest", str(folder / "m.parquet")]
+    files = [
+        "--codec",
+        str(folder / "codec"),
+        "--tokens",
+        str(folder / "mmd-seed0"),
+        "--manifest",
+        str(folder / "m.parquet"),
+    ]
     return ["--params", json.dumps(whole), *files, "--out", str(folder / "out.json")]
 
 

@@ -1,6 +1,7 @@
 """Closed forms, an independent library, a slow reference, coverage, and every error once."""
 
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
-from pipeline import params
+from pipeline import files, params
 from pipeline.dependence import pairwise as dependence
 from pipeline.dependence.calibration import noisy_copy_information
 from pipeline.dependence.information import ESTIMATORS, shuffled
@@ -126,12 +127,23 @@ def test_what_a_track_keeps_to_is_far_and_what_a_frame_shares_is_local() -> None
     assert len(ahead["delayed"]["resamples"]) == SETTINGS.bootstrap
 
 
-def test_far_lags_are_whole_frames_beyond_the_near_ones() -> None:
+def test_far_lags_are_whole_frames() -> None:
     assert dependence.far_lags([0.34, 1.0], 25) == [-25, -9, 9, 25]
-    with pytest.raises(ValueError, match=r"far_lags are \[7, 20\] frames at 20 frames a second"):
-        dependence.far_lags([0.34, 1.0], 20)
-    with pytest.raises(ValueError, match="they must differ"):
+    with pytest.raises(ValueError, match=r"far_lags are \[25, 25\] frames at 25 frames a second; they must differ"):
         dependence.far_lags([0.98, 1.0], 25)
+
+
+def test_far_lags_may_be_near_where_frames_are_long_and_every_delay_is_there() -> None:
+    settings = SETTINGS.model_copy(update={"far_lags": [0.34, 1.0]})
+    assert dependence.all_lags(settings, 25, 4) == [-25, -9, *range(-8, 9), 9, 25]
+    assert dependence.all_lags(settings, 12.5, 4) == [-13, *range(-8, 9), 13]
+    assert dependence.all_lags(settings, 12.5, 12) == [-13, *range(-11, 12), 13]
+    codes = np.random.default_rng(0).integers(4, size=(4, 2, 40))
+    found = dependence.by_lag(codes, np.arange(4), 4, 12.5, settings, 0.9)
+    assert found["far"] == [-13, -5, 5, 13]
+    values = dict(zip(found["lags"], found["estimators"][BASELINE], strict=True))
+    mean = np.mean([values[lag]["value"] for lag in found["far"]])
+    assert found["parts"][BASELINE]["far"]["value"] == pytest.approx(mean)
 
 
 def test_the_delay_shift_is_a_lag_of_each_pair() -> None:
@@ -222,11 +234,11 @@ def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.M
     split = ["train"] * 3 + ["test"] * 6
     pd.DataFrame({"track_id": [f"t{i // 2}" for i in range(9)], "split": split}).to_parquet(tmp_path / "m.parquet")
     whole = params.load(PARAMS).model_dump(mode="json")
-    whole["codec"]["codebook_size"] = 16
+    files.write_json(tmp_path / "codec" / "model.json", {"configuration": {"codebooks": 4, "codebook_size": 16}})
     whole["dependence"] |= {"bootstrap": 5, "far_lags": [1.0]}
     monkeypatch.chdir(tmp_path)
-    argv = ["--params", json.dumps(whole), "--tokens", "mmd-seed0", "--manifest", "m.parquet", "--out", "out.json"]
-    monkeypatch.setattr(sys, "argv", ["dependence", *argv])
+    places = ["--codec", "codec", "--tokens", "mmd-seed0", "--manifest", "m.parquet", "--out", "out.json"]
+    monkeypatch.setattr(sys, "argv", ["dependence", "--params", json.dumps(whole), *places])
     dependence.main()
     found = json.loads(Path("out.json").read_text())
     assert found["alignments"]["delayed"]["frames"] == 6 * 97
@@ -239,3 +251,107 @@ def test_main_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.M
     again = Path("out.json").read_bytes()
     dependence.main()
     assert Path("out.json").read_bytes() == again
+
+
+CODES = np.random.default_rng(0).integers(8, size=(6, 3, 100))
+
+
+def _command(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    whole = params.load(PARAMS).model_dump(mode="json")
+    whole["dependence"] |= {"bootstrap": 5, "shuffles": 2, "far_lags": [1.0]}
+    monkeypatch.setattr(sys, "argv", ["dependence", "--params", json.dumps(whole), *words])
+    dependence.main()
+
+
+def test_any_codes_are_measured_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Codebook 2 copies codebook 1, so what they share is its entropy; by default each clip is a track."""
+    monkeypatch.chdir(tmp_path)
+    codes = CODES.copy()
+    codes[:, 1] = codes[:, 0]
+    np.save("codes.npy", codes)
+    _command(monkeypatch, "--codes", "codes.npy")
+    said = capsys.readouterr().out
+    assert "3 codebooks of 8 codes" in said
+    assert "600 frames of 6 clips of 6 tracks" in said
+    rows = {line.split("|")[1].strip(): line for line in said.splitlines() if line.startswith("| ")}
+    assert rows.keys() == {"estimator", *(name.replace("_", " ") for name in ESTIMATORS)}
+    assert not Path("out.json").exists()
+
+    names = ["a", "a", "b", "b", "c", "c"]
+    pd.DataFrame({"file": range(6), "track_id": names}).to_csv("tracks.csv", index=False)
+    np.save("tracks.npy", np.array(names))
+    found = []
+    for tracks in ("tracks.csv", "tracks.npy"):
+        _command(monkeypatch, "--codes", "codes.npy", "--tracks", tracks, "--frame-rate", "10", "--out", "out.json")
+        found.append(json.loads(Path("out.json").read_text()))
+    assert found[0] == found[1]
+    equal = found[0]["alignments"]["equal_time"]
+    assert equal["tracks"] == 3
+    assert found[0]["by_lag"]["far"] == [-10, 10]
+    expected = dependence.measure(codes, np.array([0, 0, 1, 1, 2, 2]), 8, _settings(), 0.95)
+    assert equal == json.loads(json.dumps(expected))
+    copied = equal["estimators"]["plug_in"]
+    assert copied["mutual_information"][0]["value"] == pytest.approx(copied["entropy"][0])
+    value = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**copied["total"]["mutual_information"])
+    assert value in capsys.readouterr().out
+
+
+def _settings() -> params.Dependence:
+    whole = params.load(PARAMS).dependence.model_dump()
+    return params.Dependence.model_validate(whole | {"bootstrap": 5, "shuffles": 2, "far_lags": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("codes", "complaint"),
+    [
+        (CODES.astype(float), "numbers of type float64: codes are integers"),
+        (np.where(CODES, np.nan, CODES), "numbers of type float64, and NaN among them: codes are integers"),
+        (CODES - 1, "holds the code -1: codes count from 0"),
+        (CODES[0], r"holds an array of shape \(3, 100\): codes are \[n, K, T\]"),
+        (CODES[:0], r"holds an array of shape \(0, 3, 100\)"),
+        (CODES[:, :1], "holds codes of one codebook, and dependence is between two or more"),
+        (CODES[:1], "holds one clip: an interval needs two or more"),
+        (CODES[:2, :, :3], "6 frames are too few to see"),
+        (CODES[:, :, :2], "2 frames have no step with all 3"),
+        (np.array([{"a": 1}]), "is not a whole .npy file of numbers"),
+        (np.array(["a"]), "holds an array of shape"),
+    ],
+)
+def test_codes_that_cannot_be_measured_are_named(
+    codes: np.ndarray, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("codes.npy", codes, allow_pickle=True)
+    with pytest.raises(ValueError, match=complaint):
+        _command(monkeypatch, "--codes", "codes.npy")
+
+
+def test_files_that_hold_no_codes_or_tracks_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"codes.npy does not exist: give the .npy file"):
+        _command(monkeypatch, "--codes", "codes.npy")
+    np.savez("codes.npz", a=CODES, b=CODES)
+    with pytest.raises(ValueError, match=r"codes.npz holds several arrays: save the codes alone"):
+        _command(monkeypatch, "--codes", "codes.npz")
+    Path("codes.pkl").write_bytes(pickle.dumps(CODES))
+    with pytest.raises(ValueError, match=r"codes.pkl is not a whole .npy file of numbers"):
+        _command(monkeypatch, "--codes", "codes.pkl")
+    np.save("codes.npy", CODES)
+    Path("cut.npy").write_bytes(Path("codes.npy").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"cut.npy is not a whole .npy file"):
+        _command(monkeypatch, "--codes", "cut.npy")
+    for text, complaint in {
+        "track\na": "has no column track_id: its columns are track",
+        "track_id,x\na,1\n,2": "must name one track for each clip",
+        "track_id\na\nb": "tracks.csv names the tracks of 2 clips, and codes.npy holds 6",
+        "track_id\n" + "a\n" * 6: "codes.npy holds one track: an interval needs two or more",
+    }.items():
+        Path("tracks.csv").write_text(text)
+        with pytest.raises(ValueError, match=complaint):
+            _command(monkeypatch, "--codes", "codes.npy", "--tracks", "tracks.csv")
+    with pytest.raises(SystemExit):
+        _command(monkeypatch, "--tokens", "tokens", "--out", "out.json")
+    with pytest.raises(ValueError, match=r"codec/model.json is missing: run the codec phase first"):
+        dependence.of_study(Path("codec"), Path("tokens"), pd.DataFrame({"split": ["test"]}), 10)

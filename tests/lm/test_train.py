@@ -320,7 +320,14 @@ def test_from_tokens_to_audio(pattern: str, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     settings, manifest = study(tmp_path)
     common = {"manifest": "manifest.parquet", "text": "text"}
-    training = {**common, "pattern": pattern, "codec": "codec", "seed": 0, "tokens": "tokens", "out": "lm/codec-seed0"}
+    training = {
+        **common,
+        "pattern": pattern,
+        "codec": "codec-seed0",
+        "seed": 0,
+        "tokens": "tokens",
+        "out": "lm/codec-seed0",
+    }
     call(monkeypatch, train_lm.main, settings, **training)
     with np.load("lm/codec-seed0/held_out.npz", allow_pickle=False) as held_out:
         assert held_out["track_id"].tolist() == manifest["track_id"][manifest["split"] == "test"].tolist()
@@ -421,7 +428,7 @@ def test_a_model_of_another_codec_is_named(tmp_path: Path, monkeypatch: pytest.M
     configuration = codecs.configuration(params.Codec.model_validate(other).of("seanet"), 16_000, "residual")
     codecs.save(codecs.Codec(configuration), tmp_path / "other")
     common = {"manifest": "manifest.parquet", "text": "text"}
-    training = {**common, "pattern": "delay", "codec": "codec", "seed": 0, "tokens": "tokens", "out": "lm"}
+    training = {**common, "pattern": "delay", "codec": "codec-seed0", "seed": 0, "tokens": "tokens", "out": "lm"}
     call(monkeypatch, train_lm.main, settings, **training)
     with pytest.raises(ValueError, match="was not trained on tokens of other"):
         call(monkeypatch, sampling.main, settings, **common, lm="lm", codec="other", out="generated")

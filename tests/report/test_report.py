@@ -87,6 +87,31 @@ def test_the_tables_compile_by_themselves(
     assert (tmp_path / "tables.pdf").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("alone", [False, True], ids=["beside trained ones", "alone"])
+def test_codecs_that_come_trained_have_rows_and_decide_no_claim(
+    *, alone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = synthetic.parameters(seeds=(0,))
+    theirs = {"theirs": {"pretrained": "/theirs", "codebooks": 4}}
+    if alone:
+        whole["study"] |= {"codecs": theirs, "language_models": {}}
+    else:
+        whole["study"]["codecs"] |= theirs
+        whole["study"]["language_models"]["delay"]["codecs"]["theirs"] = [0]
+    synthetic.write(tmp_path / "root", whole)
+    study = tmp_path / "root", json.dumps(whole)
+    _run(tables, study, tmp_path / "tables", monkeypatch)
+    drawn = _run(figures, study, tmp_path / "figures", monkeypatch)
+    assert ("criterion.png" in drawn) is not alone
+    for name in ("reconstruction", "dependence", "estimators"):
+        assert "theirs" in pd.read_csv(tmp_path / "tables" / f"{name}.csv")["codec"].tolist()
+    found = (tmp_path / "tables" / "findings.csv").read_text()
+    assert "theirs" not in found
+    claims = pd.read_csv(tmp_path / "tables" / "claims.csv").set_index("claim")["verdict"]
+    if alone:
+        assert set(claims) == {"not tested"}
+
+
 def test_every_embedder_that_was_asked_has_columns_under_its_label(tmp_path: Path) -> None:
     whole = synthetic.parameters(seeds=(0,))
     synthetic.write(tmp_path, whole)
