@@ -767,7 +767,7 @@ class Params(_Section):
             raise ValueError(
                 f"codec.dimension ({self.codec.dimension}) must be a multiple of codec.codebooks "
                 f"({self.codec.codebooks}) where study.codecs.{grouped[0]}.quantizer is "
-                f"{self.study.codecs[grouped[0]].quantizer}"
+                f"{self.study.trained[grouped[0]].quantizer}"
             )
         return self
 

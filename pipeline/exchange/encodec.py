@@ -89,8 +89,8 @@ def to_transformers(codec: codecs.Coder) -> "PreTrainedModel":
 
     Raises:
         ValueError: `codec` came trained; no model of transformers has its architecture or quantizer, as `band`,
-            `shared` or one of the user's; a SEANet's quantizer is neither residual nor grouped, or its codebooks are not of a
-            power of two of codes.
+            `shared` or one of the user's; a SEANet's quantizer is neither residual nor grouped, or its codebooks are
+            not of a power of two of codes.
     """
     if not isinstance(codec, codecs.Codec):
         raise ValueError("this codec came trained: export the one that it was adopted from, or take that as it is")

@@ -90,19 +90,19 @@ def generate(
     for step in range(first, pattern.steps):
         embedded = model.embed(laid[:, :, step : step + 1])[:, 0]
         hidden = model.transformer.step(embedded.repeat(2, 1) if guided else embedded, cache, step)
-        for codebooks in in_turn(*spans[step], at_once=not model.shape.depth):
+        for part in in_turn(*spans[step], at_once=not model.shape.depth):
             drawn = draw(
                 model,
                 hidden,
                 laid[:, :, step + 1],
-                codebooks,
-                noise[:, codebooks, step],
+                part,
+                noise[:, part, step],
                 guidance_scale=guidance_scale,
                 top_k=top_k,
                 temperature=temperature,
             )
-            now = laid[:, codebooks, step + 1]
-            now.copy_(torch.where(wanted[codebooks, step], drawn, now))
+            now = laid[:, part, step + 1]
+            now.copy_(torch.where(wanted[part, step], drawn, now))
     return pattern.collect(laid[:, :, 1:])
 
 

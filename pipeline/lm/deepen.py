@@ -103,10 +103,8 @@ def main() -> None:
             progress,
         )
     model = deepened(model, heads[OWN])
-    nats, static = (
-        evaluate(model, test, text, batch_size),
-        static_nats(test, log_shares(train, model.shape.codebook_size)),
-    )
+    nats = evaluate(model, test, text, batch_size)
+    static = static_nats(test, log_shares(train, model.shape.codebook_size))
     language_model.save(model, args.out)
     write_held_out(args.out / "held_out.npz", nats, static, test)
     record = provenance.record({"dependence": settings.model_dump()}, seed=settings.seed, device=device.type)
@@ -115,7 +113,7 @@ def main() -> None:
         {
             "test": held_out_metrics(nats, static),
             "parameters": sum(p.numel() for p in model.parameters()),
-            "heads": sum(p.numel() for p in model.depth.parameters()),
+            "heads": sum(p.numel() for head in model.depth for p in head.parameters()),
             "steps": settings.conditional.steps,
             "provenance": record,
         },

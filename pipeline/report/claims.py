@@ -715,7 +715,7 @@ def _reconstruction(results: Results, pair: Pair) -> list[Finding]:
 
 def _given_the_past(study: Study) -> list[Comparison]:
     """Each undelayed loss on innovations against each on quantized vectors, of one kind and estimator, for C9."""
-    losses = {name: study.codecs[name].loss for name in study.independent}
+    losses = {name: study.trained[name].loss for name in study.independent}
     undelayed = {
         stream: [name for name, loss in losses.items() if loss.stream == stream and not loss.delay]
         for stream in ("innovation", "quantized")
