@@ -761,7 +761,7 @@ def test_a_branch_reads_its_loss_from_the_study_by_name(study: Command) -> None:
     study("trunk")
     loss = {"weight": 2.0, "delay": True, "stream": "input", "estimator": "closed_form"}
     named = {"mmd": {"architecture": "seanet", "quantizer": "residual", "seeds": [0], "loss": loss}}
-    whole = {"codecs": named, "language_models": {}, "shuffled": [], "kept": []}
+    whole = {"codecs": named, "language_models": {}, "shuffled": [], "depth": [], "kept": []}
     study("branch", "mmd", *BRANCH, study=whole)
     assert read_json("mmd/model.json")["provenance"]["params"]["independence"] == loss
     with pytest.raises(params.ParamsError, match=r"--name other: study.codecs has \['mmd'\]"):

@@ -285,7 +285,7 @@ def study(folder: Path) -> tuple[dict, pd.DataFrame]:
     settings["generation"] |= {"clips": 5, "batch_size": 2, "top_k": 3}
     settings["codec"] |= {"dimension": 4, "codebooks": K, "codebook_size": C}
     settings["codec"]["seanet"] |= {"filters": 2, "ratios": [4, 2]}
-    del settings["codec"]["stft"]
+    del settings["codec"]["stft"], settings["codec"]["band"]
     splits = ["train"] * 8 + ["validation"] * 4 + ["test"] * 6
     manifest = pd.DataFrame(
         {

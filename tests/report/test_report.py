@@ -349,6 +349,7 @@ def every_pattern(tmp_path_factory: pytest.TempPathFactory) -> Results:
     root, whole = tmp_path_factory.mktemp("patterns"), synthetic.parameters(seeds=(0,))
     models = whole["study"]["language_models"]
     whole["study"]["language_models"] = {name: models["delay"] for name in params.choices("PATTERNS")} | models
+    whole["study"]["depth"] = [0]
     synthetic.write(root, whole)
     return Results(root, json.dumps(whole))
 
