@@ -338,8 +338,11 @@ def scores(results: Results) -> Figure:
         "KL-MTT (nats),\nlower is better": results.kl,
         "agreement with captions,\nhigher is better": results.text,
     }
-    figure, axes = _figure(3, 2, (10, 10))
     patterns = list(dict.fromkeys(model.pattern for model in results.study.models))
+    if not patterns:  # reconstructions are all that there is
+        measures = {label: measure for label, measure in measures.items() if "own" not in label}
+    rows = len(measures) // 2
+    figure, axes = _figure(rows, 2, (10, 1 + 3 * rows))
     outside = results.study.outside
     codecs = list(results.study.modelled_codecs) or list(results.study.codecs)
     for ax, (label, measure) in zip(axes.flat, measures.items(), strict=True):
@@ -351,7 +354,7 @@ def scores(results: Results) -> Figure:
             ax.axhline(real.value, color="#555555", linewidth=1)
         for position, codec in enumerate(codecs):
             bounds = [measure(Run(codec, seed).system) for seed in results.study.seeds(codec)]
-            _marks(ax, position - 0.36, bounds, "#555555", "_")
+            _marks(ax, position - 0.36 * bool(patterns), bounds, "#555555", "_")
             for index, pattern in enumerate(patterns):
                 models = [m for m in results.study.models if (m.pattern, m.codec) == (pattern, codec)]
                 place = position - 0.1 + 0.44 * index / max(len(patterns) - 1, 1)
@@ -366,7 +369,7 @@ def scores(results: Results) -> Figure:
         else:
             _from_zero(ax)
         ax.set_ylabel(label)
-    for above, below in axes[:2].T:
+    for above, below in axes[:2].T if patterns else []:
         highest = max(above.get_ylim()[1], below.get_ylim()[1])
         above.set_ylim(top=highest)
         below.set_ylim(top=highest)
