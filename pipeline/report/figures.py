@@ -508,7 +508,7 @@ def speed(results: Results) -> Figure:
         _categories(ax, codecs)
         ax.set_ylabel(label)
     patches = [Patch(label=pattern, **_bar(index)) for index, pattern in enumerate(patterns)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
+    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6))
     timing = results.timing(results.study.models[0])
     figure.suptitle(f"Generation of {timing['clips']} clips; bars average seeds, dots are seeds")
     return figure
