@@ -99,6 +99,11 @@ def at(place: str) -> Callable[..., str]:
     return lambda wildcards: place.format(**wildcards)
 
 
+def factorised(wildcards) -> dict[str, str]:
+    """Wildcards of the model that a job of depth heads starts from."""
+    return {**wildcards, "pattern": wildcards.pattern.removesuffix(study.DEPTH)}
+
+
 def environment(wildcards) -> str | None:
     """The conda environment that jobs activate under `--sdm conda`; else they run in Snakemake's own."""
     return (

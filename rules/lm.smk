@@ -69,11 +69,6 @@ rule train_lm:
         " --tokens {params.tokens} --manifest {input.manifest} --text {params.text} --out {params.out} > {log} 2>&1"
 
 
-def factorised(wildcards) -> dict[str, str]:
-    """Wildcards of the model that a job of depth heads starts from."""
-    return {**wildcards, "pattern": wildcards.pattern.removesuffix(study.DEPTH)}
-
-
 rule deepen_lm:
     input:
         rules.encode_text.output,
