@@ -184,7 +184,8 @@ def test_blind_answers_are_counted_and_saved(opened: Any, tmp_path: Path) -> Non
 def test_it_fits_every_width_in_both_schemes(opened: Any, scheme: str, width: int) -> None:
     opened.emulate_media(color_scheme=scheme)
     opened.set_viewport_size({"width": width, "height": 800})
-    opened.locator("#C1 summary").click()
+    for summary in opened.locator("details.claim > summary").all():
+        summary.click()
     open_table(opened, "scores")
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
     ink, ground = opened.evaluate(
