@@ -448,11 +448,8 @@ class Band(_Spectral):
         return self
 
 
-SIZES: dict[str, type[BaseModel]] = {
-    "seanet": Seanet,
-    "stft": Stft,
-    "band": Band,
-}  # of our own architectures, known without torch
+# Of our own architectures, known without torch.
+SIZES: dict[str, type[BaseModel]] = {"seanet": Seanet, "stft": Stft, "band": Band}
 
 
 class SharedCodec(_Section):
@@ -601,9 +598,7 @@ class LanguageModel(_Section):
     heads: Count
     layers: Count
     feedforward: Count
-    positions: Literal[
-        "sinusoidal", "rotary_2d"
-    ]  # of steps; or the places of their tokens, of patterns with one a step
+    positions: Literal["sinusoidal", "rotary_2d"]  # of steps; or of their tokens, where each step has one
     dropout: Fraction
     steps: Count
     batch_size: Count  # clips, or crops of as many clips

@@ -100,6 +100,11 @@ GALLERY = "results/gallery"
 PAGE = "results/index.html"
 
 
+def without_depth(pattern: str) -> str:
+    """The pattern of the models to which depth heads were added to make those of `pattern`, or `pattern` itself."""
+    return pattern.removesuffix(DEPTH)
+
+
 class Kind(NamedTuple):
     """What codecs have in common that differ in their loss alone."""
 
@@ -210,7 +215,7 @@ class Study:
         """The codecs that come trained, by name."""
         return dict(sorted(self.settings.pretrained.items()))
 
-    @property
+    @cached_property
     def codecs(self) -> dict[str, params.StudyCodec | params.PretrainedCodec]:
         """All codecs of the study."""
         return {**self.trained, **self.pretrained}
@@ -233,7 +238,7 @@ class Study:
     @cached_property
     def models(self) -> list[Model]:
         """The study's language models, by pattern."""
-        return sorted([*self.trained_models, *self.deepened], key=lambda model: self.patterns.index(model.pattern))
+        return sorted([*self.trained_models, *self.deepened], key=lambda model: model.pattern)
 
     @cached_property
     def trained_models(self) -> list[Model]:
@@ -259,7 +264,7 @@ class Study:
 
     def factorised_of(self, model: Model) -> Model:
         """The model that one with depth heads was made of."""
-        return model._replace(pattern=model.pattern.removesuffix(DEPTH))
+        return model._replace(pattern=without_depth(model.pattern))
 
     @cached_property
     def modelled(self) -> list[Run]:

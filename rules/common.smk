@@ -101,7 +101,7 @@ def at(place: str) -> Callable[..., str]:
 
 def factorised(wildcards) -> dict[str, str]:
     """Wildcards of the model that a job of depth heads starts from."""
-    return {**wildcards, "pattern": wildcards.pattern.removesuffix(study.DEPTH)}
+    return {**wildcards, "pattern": study.without_depth(wildcards.pattern)}
 
 
 def environment(wildcards) -> str | None:
@@ -163,7 +163,7 @@ CHOSEN = {
     "PRETRAINED": lambda job: (
         parameters.choices("PRETRAINED") if job["codec"] in STUDY.pretrained else []
     ),
-    "PATTERNS": lambda job: [job["pattern"].removesuffix(study.DEPTH)],
+    "PATTERNS": lambda job: [study.without_depth(job["pattern"])],
     "DECODINGS": lambda job: [PARAMS.generation.decoding],
     "EMBEDDERS": lambda job: [
         name for name, clips in PARAMS.evaluation.embedders.items() if clips

@@ -5,6 +5,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
+import torch
+from torch import Tensor
 
 from pipeline import params
 from pipeline.audio import to_int16
@@ -182,3 +185,14 @@ def write_corpus(folder: Path) -> Path:
     manifest["track_id"] = [f"track{i // 2}" for i in range(10)]
     manifest.drop(index=[1, 4]).to_parquet(folder / "manifest.parquet")
     return folder
+
+
+def spectrum_made(decoder: Any, latent: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
+    """What a decoder hands to its inverse STFT."""
+    made: list[Tensor] = []
+    inverse = decoder.spectrum.inverse
+    monkeypatch.setattr(decoder.spectrum, "inverse", lambda spectrum: made.append(spectrum) or inverse(spectrum))
+    with torch.no_grad():
+        decoder(latent)
+    (spectrum,) = made
+    return spectrum

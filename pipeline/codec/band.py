@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.codec.quantizer import part_size
 from pipeline.codec.stft import GAIN, HEAD_START, LOG_FLOOR, LOUDEST, Block, Spectrum
 from pipeline.params import Band
 
@@ -52,8 +53,6 @@ class Encoder(nn.Module):
     def __init__(self, sizes: Band, dimension: int) -> None:
         """Raises ValueError where the number of bands does not divide D."""
         super().__init__()
-        if dimension % sizes.bands:
-            raise ValueError(f"a latent of {dimension} dimensions has no {sizes.bands} parts of equal size")
         self.sizes = sizes
         self.spectrum = Spectrum(sizes.window, sizes.hop)
         weights = mel_weights(sizes.bins, sizes.mel_bins, sizes.corner)
@@ -62,7 +61,7 @@ class Encoder(nn.Module):
         self.patch = nn.Linear(sizes.joined * sizes.mel_bins // sizes.bands, sizes.band_width)
         self.band = nn.Parameter(torch.randn(sizes.bands, sizes.band_width))
         self.blocks = nn.Sequential(*_blocks(sizes, sizes.band_width, sizes.band_blocks))
-        self.last = nn.Linear(sizes.band_width, dimension // sizes.bands)
+        self.last = nn.Linear(sizes.band_width, part_size(dimension, sizes.bands))
 
     def log_mel(self, waveform: Tensor) -> Tensor:
         """Log-mel magnitudes of waveforms `[B, T]`, `[B, T / hop, mels]`."""

@@ -4,10 +4,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.codec.quantizer import Quantized, Quantizer, first
+from pipeline.codec.quantizer import Quantized, Quantizer, first, side_by_side
 
 EPSILON = 1e-3  # the share of its levels' range that a bounded number stays inside, as in the paper's code
 
@@ -56,8 +55,7 @@ class FiniteScalarQuantizer(Quantizer):
         return (digits - levels // 2) / (levels // 2)
 
     def _joined(self, vectors: Tensor) -> Tensor:
-        missing = (self.count - vectors.shape[1]) * vectors.shape[2]
-        joined: Tensor = self.project_out(F.pad(vectors.flatten(1, 2), (0, 0, 0, missing)))
+        joined: Tensor = self.project_out(side_by_side(vectors, self.count))
         return joined
 
     def _levels(self, like: Tensor) -> Tensor:

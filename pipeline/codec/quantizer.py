@@ -214,9 +214,7 @@ class GroupedVectorQuantizer(VectorQuantizer):
 
     def __init__(self, codebooks: int, codebook_size: int, dimension: int) -> None:
         """Raises ValueError where K does not divide D."""
-        if dimension % codebooks:
-            raise ValueError(f"a latent of {dimension} dimensions has no {codebooks} parts of equal size")
-        super().__init__(codebooks, codebook_size, dimension // codebooks)
+        super().__init__(codebooks, codebook_size, part_size(dimension, codebooks))
 
     def _next(self, left: Tensor) -> Tensor:
         return left[:, : self.codebooks.shape[2]]
@@ -228,8 +226,7 @@ class GroupedVectorQuantizer(VectorQuantizer):
         return latent.unflatten(1, vectors.shape[1:3])
 
     def _joined(self, vectors: Tensor) -> Tensor:
-        missing = (len(self.codebooks) - vectors.shape[1]) * vectors.shape[2]
-        return F.pad(vectors.flatten(1, 2), (0, 0, 0, missing))
+        return side_by_side(vectors, self.count)
 
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -271,6 +268,18 @@ def streams(quantized: Quantized, which: Stream) -> Tensor:
     if which == "time":
         return through.flatten(1, 2).transpose(1, 2)[..., None]
     raise ValueError(f"stream is {which!r}; it must be one of {', '.join(get_args(Stream))}")
+
+
+def part_size(dimension: int, parts: int) -> int:
+    """Numbers in each of K = `parts` parts of a latent of D = `dimension`; ValueError where K does not divide D."""
+    if dimension % parts:
+        raise ValueError(f"a latent of {dimension} dimensions has no {parts} parts of equal size")
+    return dimension // parts
+
+
+def side_by_side(vectors: Tensor, count: int) -> Tensor:
+    """Parts `[B, k, D', T]` as one latent `[B, K D', T]`, 0 for those past the k of K = `count` that are given."""
+    return F.pad(vectors.flatten(1, 2), (0, 0, 0, (count - vectors.shape[1]) * vectors.shape[2]))
 
 
 def first(vectors: Tensor, kept: Tensor) -> Tensor:

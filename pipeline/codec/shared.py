@@ -1,10 +1,9 @@
 """A vector quantizer of one codebook for all parts of the latent, as BandTok's for all bands (arXiv 2605.15831)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codec.quantizer import GroupedVectorQuantizer, VectorQuantizer
+from pipeline.codec.quantizer import GroupedVectorQuantizer, VectorQuantizer, part_size
 
 
 class SharedVectorQuantizer(GroupedVectorQuantizer):
@@ -16,25 +15,13 @@ class SharedVectorQuantizer(GroupedVectorQuantizer):
 
     def __init__(self, codebooks: int, codebook_size: int, dimension: int) -> None:
         """K = `codebooks` is the number of streams. Raises ValueError where it does not divide D."""
-        if dimension % codebooks:
-            raise ValueError(f"a latent of {dimension} dimensions has no {codebooks} parts of equal size")
-        super().__init__(1, codebook_size, dimension // codebooks)
-        self.parts = codebooks
+        super().__init__(1, codebook_size, part_size(dimension, codebooks))
+        self.count = codebooks
 
     @torch.no_grad()
     def encode(self, latent: Tensor) -> Tensor:
         """Codes `[B, K, T]` of `[B, D, T]`."""
-        return super().encode(self._apart(latent)).view(len(latent), self.parts, -1)
-
-    def vectors(self, codes: Tensor) -> Tensor:
-        """q_k `[B, K, D / K, T]` of codes `[B, K, T]`; K may be less than there are streams.
-
-        Raises:
-            ValueError: there are more streams than parts, or a code outside the codebook.
-        """
-        if codes.ndim != 3 or not 0 < codes.shape[1] <= self.parts:
-            raise ValueError(f"codes must be [B, K, T] with K up to {self.parts}, got {tuple(codes.shape)}")
-        return super().vectors(codes.flatten(0, 1)[:, None]).unflatten(0, codes.shape[:2])[:, :, 0]
+        return super().encode(self._apart(latent)).view(len(latent), self.count, -1)
 
     @torch.no_grad()
     def initialise(self, latent: Tensor, iterations: int, generator: torch.Generator) -> None:
@@ -48,11 +35,10 @@ class SharedVectorQuantizer(GroupedVectorQuantizer):
 
     def _apart(self, latent: Tensor) -> Tensor:
         """The parts as so many clips, `[B, D, T]` -> `[B K, D / K, T]`."""
-        return latent.unflatten(1, (self.parts, -1)).flatten(0, 1)
+        return latent.unflatten(1, (self.count, -1)).flatten(0, 1)
 
-    def _joined(self, vectors: Tensor) -> Tensor:
-        missing = (self.parts - vectors.shape[1]) * vectors.shape[2]
-        return F.pad(vectors.flatten(1, 2), (0, 0, 0, missing))
+    def _chosen(self, codes: Tensor) -> Tensor:
+        return super()._chosen(codes.flatten(0, 1)[:, None]).unflatten(0, codes.shape[:2])[:, :, 0]
 
 
 QUANTIZERS: dict[str, type[VectorQuantizer]] = {"shared": SharedVectorQuantizer}

@@ -182,9 +182,8 @@ def factorised(
     temperature: float,
 ) -> Tensor:
     """Each token by itself, given all that the model is given: without depth heads, the product of marginals."""
-    guided = guidance_scale != 1
-    logits = model.logits(hidden, codebooks, standing.repeat(2, 1) if guided else standing)
-    if guided:
+    logits = model.logits(hidden, codebooks, standing)
+    if guidance_scale != 1:
         conditional, null = logits.chunk(2)
         logits = guide(conditional, null, guidance_scale)
     return sample(logits, uniform, top_k=top_k, temperature=temperature)
@@ -265,6 +264,7 @@ def main() -> None:
     captions = text.rows(clips["caption_0"].tolist())
     frames = model.shape.frames
 
+    # As many parts of it as tell all systems of a study apart, those after some of a model's training too.
     name = "/".join(args.out.parts[-4:]).strip("/").removeprefix("results/")
     inputs = [settings.model_dump(mode="json"), clips["clip_id"].tolist(), clips["caption_0"].tolist()]
     inputs += [provenance.file_digest(folder / "model.safetensors") for folder in (args.lm, args.codec)]

@@ -22,7 +22,7 @@ from pipeline.generation import sampling
 from pipeline.lm import conditioning
 from pipeline.lm.conditioning import TextStates
 from pipeline.lm.model import LanguageModel
-from pipeline.study import DEPTH, FACTORISED
+from pipeline.study import DEPTH, FACTORISED, without_depth
 
 
 def measure(
@@ -44,7 +44,8 @@ def measure(
     options: dict[str, Any] = {"guidance_scale": how.guidance_scale, "top_k": how.top_k, "temperature": how.temperature}
     models = {}
     for name in [*distinct(), *(f"{pattern}{DEPTH}" for pattern in FACTORISED)]:
-        pattern, depth = name.removesuffix(DEPTH), rank if name.endswith(DEPTH) else 0
+        pattern = without_depth(name)
+        depth = rank if name != pattern else 0
         shape = replace(model.shape, pattern=pattern, positions="sinusoidal", depth=depth)
         models[name] = LanguageModel(shape).to(device).eval()
         models[name].load_state_dict(model.state_dict(), strict=False)  # heads take as long untrained

@@ -8,10 +8,14 @@ same recipe, `dependence.conditional`. So model and deepened model differ in how
         --out results/lm/parallel-depth/mmd-seed0-lm0
 """
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
+import pandas as pd
 import torch
+from torch import Tensor
 
 from pipeline import job, manifest, params, provenance
 from pipeline.files import write_json
@@ -62,6 +66,43 @@ def full_steps(model: LanguageModel, split: Split, text: TextStates, progress: j
     return Steps(torch.cat(hidden).flatten(0, 1), torch.cat(codes).movedim(1, 0).flatten(1), len(split))
 
 
+class Inputs(NamedTuple):
+    """A trained model, and what heads on it are learnt from and measured on."""
+
+    model: LanguageModel
+    text: TextStates
+    clips: pd.DataFrame  # the manifest
+    train: Split
+    test: Split
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of all codebooks, `[N, width]` -> `[N, K, C]`."""
+        return self.model.logits(hidden, slice(None))
+
+
+def heads_parser(description: str) -> argparse.ArgumentParser:
+    """As `job.parser`, with what `load` reads: `--lm`, `--tokens`, `--manifest`, `--text`."""
+    parser = job.parser(description)
+    parser.add_argument("--lm", type=Path, required=True, help="folder of the language model")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of its codec's tokens")
+    parser.add_argument("--manifest", type=Path, required=True, help="manifest.parquet, for captions and tracks")
+    parser.add_argument("--text", type=Path, required=True, help="folder of text states")
+    return parser
+
+
+def load(args: argparse.Namespace, device: torch.device) -> Inputs:
+    """What the arguments of `heads_parser` name.
+
+    Raises:
+        ValueError: a folder lacks what it should hold, or they do not fit each other.
+    """
+    set_matmul_precision(device)
+    model, text = language_model.load(args.lm).to(device), conditioning.load(args.text)
+    clips = manifest.read(args.manifest)
+    train, test = (load_split(args.tokens, clips, text, name, model.shape) for name in ("train", "test"))
+    return Inputs(model, text, clips, train, test)
+
+
 def deepened(model: LanguageModel, heads: Heads) -> LanguageModel:
     """The model with depth heads for codebooks 1 to K - 1, counted from 0; its own weights are unchanged."""
     rank = heads[0].output.shape[1]
@@ -73,38 +114,24 @@ def deepened(model: LanguageModel, heads: Heads) -> LanguageModel:
 
 def main() -> None:
     """Trains the depth heads of one language model and writes the deepened model."""
-    parser = job.parser("Give a language model depth heads, which model the codebooks of a step jointly.")
-    parser.add_argument("--lm", type=Path, required=True, help="folder of the language model")
-    parser.add_argument("--tokens", type=Path, required=True, help="folder of its codec's tokens")
-    parser.add_argument("--manifest", type=Path, required=True, help="manifest.parquet")
-    parser.add_argument("--text", type=Path, required=True, help="folder of text states")
+    parser = heads_parser("Give a language model depth heads, which model the codebooks of a step jointly.")
     parser.add_argument("--out", type=Path, required=True, help="folder of the deepened model")
     args = parser.parse_args()
     device = job.prepare(args)
-    set_matmul_precision(device)
     settings = params.section(args.params, "dependence", params.Dependence)
     batch_size = params.section(args.params, "lm", params.LanguageModel).micro_batch_size
 
-    model = language_model.load(args.lm).to(device)
-    if model.shape.depth:
+    given = load(args, device)
+    if given.model.shape.depth:
         raise ValueError(f"{args.lm} has depth heads already: give the folder of the model without")
-    text = conditioning.load(args.text)
-    clips = manifest.read(args.manifest)
-    train, test = (load_split(args.tokens, clips, text, name, model.shape) for name in ("train", "test"))
     name = f"lm/{args.out.parent.name}/{args.out.name}"
     with job.Progress(name, settings.conditional.steps) as progress:
-        steps = full_steps(model, subset(train, settings.conditional.clips), text)
-        heads, _ = fit(
-            lambda hidden: model.logits(hidden, slice(None)),
-            steps,
-            {OWN: own(steps.codes)},
-            settings.conditional,
-            settings.seed,
-            progress,
-        )
-    model = deepened(model, heads[OWN])
-    nats = evaluate(model, test, text, batch_size)
-    static = static_nats(test, log_shares(train, model.shape.codebook_size))
+        steps = full_steps(given.model, subset(given.train, settings.conditional.clips), given.text)
+        shown = {OWN: own(steps.codes)}
+        heads, _ = fit(given.logits, steps, shown, settings.conditional, settings.seed, progress)
+    model, test = deepened(given.model, heads[OWN]), given.test
+    nats = evaluate(model, test, given.text, batch_size)
+    static = static_nats(test, log_shares(given.train, model.shape.codebook_size))
     language_model.save(model, args.out)
     write_held_out(args.out / "held_out.npz", nats, static, test)
     record = provenance.record({"dependence": settings.model_dump()}, seed=settings.seed, device=device.type)

@@ -158,11 +158,13 @@ class LanguageModel(nn.Module):
         """Logits of n neighbouring codebooks at one step, `[B, width]` -> `[B, n, C]`.
 
         Depth heads read the step's tokens `standing` `[B, K]`, the special one where none stands; without it, none do.
+        Guidance's 2 B rows share those of B.
         """
         heads = self.heads[codebooks]
         logits = F.linear(hidden, heads.flatten(0, 1)).unflatten(1, heads.shape[:2])
         if not self.depth or standing is None:
             return logits
+        standing = standing.repeat(len(hidden) // len(standing), 1)
         numbers = range(len(self.heads))[codebooks]
         parts = zip(numbers, logits.unbind(1), strict=True)
         return torch.stack([self._deepened(k, x, hidden, standing[:, :k]) if k else x for k, x in parts], dim=1)

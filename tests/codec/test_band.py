@@ -147,17 +147,6 @@ def test_the_start_standardises_what_the_encoder_sees() -> None:
     assert decoder(encoder(music()[:, None])).isfinite().all()
 
 
-def spectrum_made(decoder: Decoder, latent: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """What the decoder hands to the inverse STFT."""
-    made = []
-    inverse = decoder.spectrum.inverse
-    monkeypatch.setattr(decoder.spectrum, "inverse", lambda spectrum: made.append(spectrum) or inverse(spectrum))
-    with torch.no_grad():
-        decoder(latent)
-    (spectrum,) = made
-    return spectrum
-
-
 @torch.no_grad()
 def test_magnitudes_are_the_log_mel_spectrogram_and_what_the_head_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     _, decoder = networks()
@@ -169,7 +158,7 @@ def test_magnitudes_are_the_log_mel_spectrogram_and_what_the_head_adds(monkeypat
     assert mels.shape == (3 * JOINED, MELS)
     place = np.log1p(np.arange(9) / 4) / math.log1p(8 / 4) * (MELS - 1)
     expected = [3 * np.exp(np.interp(place, np.arange(MELS), row) + 0.5) for row in mels]
-    np.testing.assert_allclose(spectrum_made(decoder, latent, monkeypatch).abs()[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(small.spectrum_made(decoder, latent, monkeypatch).abs()[0], expected, rtol=1e-4)
 
 
 @torch.no_grad()
@@ -177,7 +166,7 @@ def test_the_decoder_makes_nothing_louder_than_its_limit(monkeypatch: pytest.Mon
     _, decoder = networks()
     decoder.head.weight.zero_()
     decoder.head.bias[:9], decoder.head.bias[9:18], decoder.head.bias[18:] = 1e4, 0.6, 0.8
-    spectrum = spectrum_made(decoder, noise(1, DIMENSION, 2), monkeypatch)
+    spectrum = small.spectrum_made(decoder, noise(1, DIMENSION, 2), monkeypatch)
     torch.testing.assert_close(spectrum.abs(), torch.full((1, 2 * JOINED, 9), 3 * math.exp(5)))
 
 

@@ -154,21 +154,10 @@ def test_the_start_takes_whole_hops_and_silence() -> None:
     assert decoder(encoder(torch.zeros(1, 1, 64))).isfinite().all()
 
 
-def spectrum_made(decoder: Decoder, latent: Tensor, monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """What the decoder hands to the inverse STFT."""
-    made = []
-    inverse = decoder.spectrum.inverse
-    monkeypatch.setattr(decoder.spectrum, "inverse", lambda spectrum: made.append(spectrum) or inverse(spectrum))
-    with torch.no_grad():
-        decoder(latent)
-    (spectrum,) = made
-    return spectrum
-
-
 def test_the_decoder_starts_at_the_mean_spectrum(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a and b normal of deviation 0.3, log 3 |a + ib| is -0.05 in the mean."""
     _, decoder = started(coloured(), fine_width=64)
-    spectrum = spectrum_made(decoder, noise(8, DIMENSION, 50), monkeypatch)
+    spectrum = small.spectrum_made(decoder, noise(8, DIMENSION, 50), monkeypatch)
     torch.testing.assert_close(spectrum.abs().log().mean((0, 1)), decoder.mean, rtol=0, atol=0.5)
     assert float((spectrum.abs().log().mean((0, 1)) - decoder.mean).mean()) == pytest.approx(-0.05, abs=0.2)
 
@@ -179,7 +168,7 @@ def test_the_decoder_makes_nothing_louder_than_its_limit(monkeypatch: pytest.Mon
         decoder.head.bias[:9] = 1e4  # m
         decoder.head.weight[9:] = 0
         decoder.head.bias[9:18], decoder.head.bias[18:] = 0.6, 0.8  # a + ib of magnitude 1
-    spectrum = spectrum_made(decoder, noise(1, DIMENSION, 2), monkeypatch)
+    spectrum = small.spectrum_made(decoder, noise(1, DIMENSION, 2), monkeypatch)
     torch.testing.assert_close(spectrum.abs(), torch.full((1, 8, 9), 3 * math.exp(5)))
 
 
