@@ -33,6 +33,7 @@ Shared = Literal["none", "row", "all"]  # which panels have an axis in common
 # Okabe and Ito's colours, which readers who are colour-blind can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#882255") * 3
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h", "d") * 2
+FEWEST = 5  # changes that are not 0, which tell whether one of them is far from the rest
 DECADE = 10  # ratio from which a logarithmic axis has ticks to show
 LINES: tuple[LineStyleType, ...] = ("-", "--", ":", "-.") * 6
 HATCHES = ("", "///", "...", "xxx", "---", "ooo")
@@ -645,8 +646,13 @@ def _plain_ticks(axis: Axis) -> None:
 
 
 def _bend(ax: Axes, changes: Sequence[float]) -> None:
-    """Makes the y axis logarithmic far from 0 where one change, of a codec that broke, dwarfs the others."""
+    """Makes the y axis logarithmic far from 0 where one change, of a codec that broke, dwarfs the others.
+
+    Few changes do not tell what is usual, and leave the axis as it is.
+    """
     sizes = np.sort(np.abs(changes))[::-1]
+    if np.count_nonzero(sizes) < FEWEST:
+        return
     usual = sizes[len(sizes) // 10 + 1 :].max(initial=0)
     if usual > 0 and sizes[0] > DECADE * usual:
         ax.set_yscale("symlog", linthresh=usual)

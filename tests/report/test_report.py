@@ -415,11 +415,12 @@ def test_an_axis_of_many_decades_has_fewer_labels() -> None:
 
 
 def test_one_codec_that_broke_does_not_hide_the_others() -> None:
-    usual, broken = Figure().subplots(), Figure().subplots()
+    usual, broken, few = Figure().subplots(), Figure().subplots(), Figure().subplots()
     changes = [0.0, 0.5, -1.0, 1.5, 2.0]
     figures._bend(usual, changes)
     figures._bend(broken, [*changes, -45.0])
-    assert usual.get_yscale() == "linear"
+    figures._bend(few, [0.0, 0.25, 0.0, -0.01])
+    assert usual.get_yscale() == few.get_yscale() == "linear"
     assert broken.get_yscale() == "symlog"
     assert sorted(broken.get_yticks()) == [-10, -1, 0, 1, 10]
 
